@@ -1,0 +1,1 @@
+"""csi-liqo: one virtual StorageClass for a federation of Kubernetes clusters."""
