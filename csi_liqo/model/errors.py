@@ -1,6 +1,6 @@
 """Every failure the driver can mean, as one tree.
 
-    Error
+    Error (the root)
     ├── InvalidRequestError          can never work: INVALID_ARGUMENT
     ├── VolumeNotFoundError          no such volume: NOT_FOUND (never on delete)
     ├── NodeNotFoundError            no such node: NOT_FOUND
@@ -13,7 +13,7 @@
     │   ├── OutcomeUnknownError      nobody knows yet: UNAVAILABLE
     │   └── OutOfTimeError           the caller's time ran out: DEADLINE_EXCEEDED
     ├── RealDriverError              a real driver's own answer, code and all
-    └── ApiError                     what an API server said; ``kube`` raises it, ``service`` gives it a meaning
+    └── ApiError                     what an API server said, before it has a meaning
         ├── ApiNotFoundError         404
         ├── ApiConflictError         409 on an update, or a failed precondition
         ├── ApiAlreadyExistsError    409 on a create

@@ -19,7 +19,7 @@ Segment = dict[str, str]
 
 
 def node_value(node_name: str) -> str:
-    """Return the label value that stands for a node's name: itself, or a hash past 63 characters."""
+    """Return the label value that stands for a node's name: itself, or a hash if too long."""
     if len(node_name) <= LABEL_VALUE_MAX:
         return node_name
     digest = hashlib.sha256(node_name.encode()).hexdigest()[:16]
