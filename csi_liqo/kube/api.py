@@ -1,0 +1,202 @@
+"""One API server, spoken to through the official client, answers kept as bytes.
+
+The client brings what must not be written twice (kubeconfig, certificates,
+tokens that renew themselves, proxies); its generated models are not used. This
+is the one place where an HTTP answer becomes an error of the model, and the one
+that knows whether a request can have changed anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+import yaml
+from kubernetes.aio import client as aio_client
+from kubernetes.aio import config as aio_config
+
+from csi_liqo.model import errors
+
+REQUEST_TIMEOUT_SECONDS: Final = 20.0
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+
+Json = Any
+"""A manifest or patch, as plain Python values."""
+
+
+class _Status(msgspec.Struct):
+    message: str = ""
+    reason: str = ""
+
+
+class Api:
+    """A connection pool to one API server. Close it, or use it as a context manager."""
+
+    def __init__(self, configuration: aio_client.Configuration) -> None:
+        configuration.retries = 0  # a retry hides whether a write happened; callers decide
+        self._client = aio_client.ApiClient(configuration)
+        self._client.user_agent = "csi-liqo"
+
+    @classmethod
+    async def from_kubeconfig(cls, path: pathlib.Path) -> Api:
+        """Connect as a kubeconfig file's current context says."""
+        configuration = aio_client.Configuration()
+        await aio_config.load_kube_config(
+            config_file=str(path), client_configuration=configuration, persist_config=False
+        )
+        return cls(configuration)
+
+    @classmethod
+    async def from_kubeconfig_text(cls, text: str) -> Api:
+        """Connect as a kubeconfig's text says.
+
+        Raises:
+            errors.PreconditionError: the text is no kubeconfig, or one that would run a
+                program or read files here: a provider's Secret decides nothing on this machine.
+        """
+        configuration = aio_client.Configuration()
+        try:
+            document = yaml.safe_load(text)
+            _refuse_local_access(document)
+            await aio_config.load_kube_config_from_dict(
+                document, client_configuration=configuration
+            )
+        except (yaml.YAMLError, aio_config.ConfigException, TypeError, AttributeError) as error:
+            raise errors.PreconditionError(f"the kubeconfig cannot be read: {error}") from error
+        return cls(configuration)
+
+    @classmethod
+    async def in_cluster(cls) -> Api:
+        """Connect as this pod's service account."""
+        configuration = aio_client.Configuration()
+        aio_config.load_incluster_config(client_configuration=configuration)
+        return cls(configuration)
+
+    async def __aenter__(self) -> Api:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """Send one request and return the answer's bytes.
+
+        Raises:
+            errors.ApiError: the kind that the answer means; ApiUnavailableError when there
+                was none in time, and then a write may have happened.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
+        )
+        async with self._open(method, path, query or {}, body, content_type, timeout) as response:
+            try:
+                return await response.read()
+            except (TimeoutError, aiohttp.ClientError, OSError) as error:
+                raise _no_answer(method, path, error) from error
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, silence_seconds: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """Open an endless answer; reading from it fails after so much silence.
+
+        Raises:
+            errors.ApiError: the request was refused, or got no answer.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=silence_seconds
+        )
+        async with self._open("GET", path, query, None, "application/json", timeout) as response:
+            yield response.content
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            _, url, headers, data, _ = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._client.rest_client.request(
+                method, url, headers=headers, body=data, _request_timeout=timeout
+            )
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise _no_answer(method, path, error) from error
+        response: aiohttp.ClientResponse = answer.response
+        try:
+            if response.status >= 400:
+                raise await _refusal(method, path, response)
+            yield response
+        finally:
+            response.release()
+
+
+def _no_answer(method: str, path: str, error: BaseException) -> errors.ApiUnavailableError:
+    reason = str(error) or type(error).__name__
+    return errors.ApiUnavailableError(f"{method} {path}: no answer: {reason}")
+
+
+async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> errors.ApiError:
+    """Read what the API server says against a request."""
+    try:
+        status = msgspec.json.decode(await response.read(), type=_Status)
+    except (msgspec.DecodeError, aiohttp.ClientError, TimeoutError, OSError):
+        status = _Status()
+    message = status.message or f"{method} {path}: HTTP status {response.status}"
+    match response.status:
+        case 404 | 410:
+            kind: type[errors.ApiError] = errors.ApiNotFoundError
+        case 409 if status.reason == "AlreadyExists":
+            kind = errors.ApiAlreadyExistsError
+        case 409:
+            kind = errors.ApiConflictError
+        case 403:
+            kind = errors.ApiForbiddenError
+        case 400 | 413 | 415 | 422:
+            kind = errors.ApiInvalidError
+        case _:
+            kind = errors.ApiUnavailableError
+    return kind(message, status=response.status)
+
+
+_LOCAL_ACCESS: Final = ("exec", "auth-provider", "tokenFile", "client-certificate", "client-key")
+
+
+def _refuse_local_access(document: Json) -> None:
+    """A kubeconfig from a Secret may neither start programs nor read this machine's files."""
+    users = [user.get("user") or {} for user in document.get("users") or []]
+    clusters = [cluster.get("cluster") or {} for cluster in document.get("clusters") or []]
+    found = {key for user in users for key in _LOCAL_ACCESS if user.get(key)}
+    found |= {key for cluster in clusters for key in ("certificate-authority",) if cluster.get(key)}
+    if found:
+        raise errors.PreconditionError(
+            f"the kubeconfig uses {', '.join(sorted(found))}, which would run a program or read a "
+            "file of the controller; put the certificate, key or token into it instead"
+        )

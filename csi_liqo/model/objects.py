@@ -1,0 +1,306 @@
+"""The Kubernetes objects this driver reads, with the fields it uses and no others.
+
+The official client's models cost ten times the memory and seventy times the
+decoding time of these structs at 10,000 claims. A struct drops every field it
+does not name, so none of these is ever written back: writes are manifests and
+patches.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from csi_liqo.model import names
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of all: immutable, camelCase on the wire, unknown fields dropped."""
+
+
+class OwnerReference(Struct):
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Metadata(Struct):
+    """ObjectMeta. ``deletion_timestamp`` is empty while nobody asked for deletion."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    creation_timestamp: str = ""
+    deletion_timestamp: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: tuple[str, ...] = ()
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Object(Struct):
+    """Anything with metadata."""
+
+    metadata: Metadata
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def deleting(self) -> bool:
+        return self.metadata.deletion_timestamp != ""
+
+    @property
+    def reference(self) -> str:
+        """Its name for people: ``namespace/name``, or the name of a cluster-scoped object."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Resources(Struct):
+    requests: dict[str, str] = {}
+
+
+class DataSource(Struct):
+    kind: str = ""
+    name: str = ""
+
+
+class ClaimSpec(Struct):
+    access_modes: tuple[str, ...] = ()
+    volume_mode: str = "Filesystem"
+    storage_class_name: str = ""
+    volume_name: str = ""
+    resources: Resources = Resources()
+
+
+class ClaimStatus(Struct):
+    phase: str = "Pending"
+    capacity: dict[str, str] = {}
+
+
+class Claim(Object):
+    """A PersistentVolumeClaim: a virtual claim or a twin."""
+
+    spec: ClaimSpec = ClaimSpec()
+    status: ClaimStatus = ClaimStatus()
+
+    @property
+    def bound(self) -> bool:
+        return self.status.phase == "Bound"
+
+    @property
+    def volume_id(self) -> str:
+        """Of a twin: the id in its label, empty when it has none."""
+        return self.metadata.labels.get(names.VOLUME_LABEL, "")
+
+    @property
+    def consumer(self) -> str:
+        """Of a twin: the cluster id of the consumer it was made for, empty when not a twin."""
+        return self.metadata.labels.get(names.CONSUMER_LABEL, "")
+
+    @property
+    def claim_uid(self) -> str:
+        """Of a twin: the uid of its virtual claim, empty when it was made without one."""
+        return self.metadata.annotations.get(names.CLAIM_UID_ANNOTATION, "")
+
+    @property
+    def handed_over(self) -> bool:
+        """Of a twin: CreateVolume may have answered with it, so it may hold data."""
+        return self.metadata.annotations.get(names.HANDED_OVER_ANNOTATION) == "true"
+
+    @property
+    def selected_node(self) -> str:
+        return self.metadata.annotations.get(names.SELECTED_NODE_ANNOTATION, "")
+
+
+class NodeSelectorRequirement(Struct):
+    key: str = ""
+    operator: str = ""
+    values: tuple[str, ...] = ()
+
+
+class NodeSelectorTerm(Struct):
+    match_expressions: tuple[NodeSelectorRequirement, ...] = ()
+    match_fields: tuple[NodeSelectorRequirement, ...] = ()
+
+
+class NodeSelector(Struct):
+    node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
+
+
+class VolumeNodeAffinity(Struct):
+    required: NodeSelector | None = None
+
+
+class ClaimReference(Struct):
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class CsiSource(Struct):
+    driver: str = ""
+    volume_handle: str = ""
+    fs_type: str = ""
+    volume_attributes: dict[str, str] = {}
+
+
+class HostPathSource(Struct):
+    path: str = ""
+    type: str = ""
+
+
+class LocalSource(Struct):
+    path: str = ""
+    fs_type: str = ""
+
+
+class VolumeSpec(Struct):
+    capacity: dict[str, str] = {}
+    access_modes: tuple[str, ...] = ()
+    volume_mode: str = "Filesystem"
+    storage_class_name: str = ""
+    mount_options: tuple[str, ...] = ()
+    persistent_volume_reclaim_policy: str = ""
+    claim_ref: ClaimReference | None = None
+    node_affinity: VolumeNodeAffinity | None = None
+    csi: CsiSource | None = None
+    host_path: HostPathSource | None = None
+    local: LocalSource | None = None
+
+
+class VolumeStatus(Struct):
+    phase: str = ""
+
+
+class PersistentVolume(Object):
+    """A PersistentVolume: a virtual volume, a real one, or a stranger's."""
+
+    spec: VolumeSpec = VolumeSpec()
+    status: VolumeStatus = VolumeStatus()
+
+    @property
+    def terms(self) -> tuple[NodeSelectorTerm, ...]:
+        """The terms of its node affinity, any of which is enough; empty when it has none."""
+        affinity = self.spec.node_affinity
+        if affinity is None or affinity.required is None:
+            return ()
+        return affinity.required.node_selector_terms
+
+
+class StorageClass(Object):
+    provisioner: str = ""
+    parameters: dict[str, str] = {}
+    volume_binding_mode: str = "Immediate"
+    reclaim_policy: str = "Delete"
+
+    @property
+    def default(self) -> bool:
+        return self.metadata.annotations.get(names.DEFAULT_CLASS_ANNOTATION) == "true"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its volumes are made only once a consumer was scheduled."""
+        return self.volume_binding_mode == "WaitForFirstConsumer"
+
+
+class Node(Object):
+    """A Node, real or virtual."""
+
+
+class CsiNodeDriver(Struct):
+    name: str = ""
+    node_id: str = msgspec.field(name="nodeID", default="")
+    topology_keys: tuple[str, ...] = ()
+
+
+class CsiNodeSpec(Struct):
+    drivers: tuple[CsiNodeDriver, ...] = ()
+
+
+class CsiNode(Object):
+    spec: CsiNodeSpec = CsiNodeSpec()
+
+
+class CsiDriver(Object):
+    """A CSIDriver: its existence says that a provisioner's volumes are CSI volumes."""
+
+
+class Secret(Object):
+    """A Secret; values are base64 as the API gives them, and are never logged."""
+
+    data: dict[str, str] = {}
+
+
+class Namespace(Object):
+    """A Namespace, of which only the uid is of use: kube-system's names a cluster."""
+
+
+class Event(Object):
+    type: str = ""
+    reason: str = ""
+    message: str = ""
+    last_timestamp: str | None = None
+    event_time: str | None = None
+
+
+class SecretReference(Struct):
+    namespace: str = ""
+    name: str = ""
+    key: str = "kubeconfig"
+
+
+class NamespaceMapping(Struct):
+    """How a claim's namespace is found in a provider.
+
+    ``explicit`` wins; then ``template`` with ``${namespace}`` and ``${consumer}``;
+    then ``default``: ``SameName``, or ``None`` for no namespace at all.
+    """
+
+    default: str = "None"
+    template: str = ""
+    explicit: dict[str, str] = {}
+
+
+class ClassMapping(Struct):
+    """Which offered class stands behind which virtual class."""
+
+    virtual: str = ""
+    offered: str = ""
+
+
+class RemoteClusterSpec(Struct):
+    cluster_id: str = msgspec.field(name="clusterID", default="")
+    kubeconfig_secret_ref: SecretReference = SecretReference()
+    node_selector: dict[str, str] = {}
+    namespace_mapping: NamespaceMapping = NamespaceMapping()
+    classes: tuple[ClassMapping, ...] = ()
+
+
+class Condition(Struct):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+
+
+class RemoteClusterStatus(Struct):
+    conditions: tuple[Condition, ...] = ()
+    identity: str = ""
+
+
+class RemoteCluster(Object):
+    """A provider, as our own CRD describes it."""
+
+    spec: RemoteClusterSpec = RemoteClusterSpec()
+    status: RemoteClusterStatus = RemoteClusterStatus()
