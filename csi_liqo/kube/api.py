@@ -24,6 +24,9 @@ from csi_liqo.model import errors
 REQUEST_TIMEOUT_SECONDS: Final = 20.0
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 
+CONNECTION_ERRORS: Final = (TimeoutError, OSError, aiohttp.ClientError)
+"""What a connection can raise instead of an answer."""
+
 Json = Any
 """A manifest or patch, as plain Python values."""
 
@@ -107,7 +110,7 @@ class Api:
         async with self._open(method, path, query or {}, body, content_type, timeout) as response:
             try:
                 return await response.read()
-            except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            except CONNECTION_ERRORS as error:
                 raise _no_answer(method, path, error) from error
 
     @contextlib.asynccontextmanager
@@ -147,7 +150,7 @@ class Api:
             answer = await self._client.rest_client.request(
                 method, url, headers=headers, body=data, _request_timeout=timeout
             )
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except CONNECTION_ERRORS as error:
             raise _no_answer(method, path, error) from error
         response: aiohttp.ClientResponse = answer.response
         try:
@@ -167,7 +170,7 @@ async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> 
     """Read what the API server says against a request."""
     try:
         status = msgspec.json.decode(await response.read(), type=_Status)
-    except (msgspec.DecodeError, aiohttp.ClientError, TimeoutError, OSError):
+    except (msgspec.DecodeError, *CONNECTION_ERRORS):
         status = _Status()
     message = status.message or f"{method} {path}: HTTP status {response.status}"
     match response.status:

@@ -17,13 +17,13 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of all: immutable, camelCase on the wire, unknown fields dropped."""
 
 
-class OwnerReference(Struct):
+class OwnerReference(Struct, frozen=True):
     kind: str = ""
     name: str = ""
     uid: str = ""
 
 
-class Metadata(Struct):
+class Metadata(Struct, frozen=True):
     """ObjectMeta. ``deletion_timestamp`` is empty while nobody asked for deletion."""
 
     name: str = ""
@@ -38,7 +38,7 @@ class Metadata(Struct):
     owner_references: tuple[OwnerReference, ...] = ()
 
 
-class Object(Struct):
+class Object(Struct, frozen=True):
     """Anything with metadata."""
 
     metadata: Metadata
@@ -65,16 +65,16 @@ class Object(Struct):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-class Resources(Struct):
+class Resources(Struct, frozen=True):
     requests: dict[str, str] = {}
 
 
-class DataSource(Struct):
+class DataSource(Struct, frozen=True):
     kind: str = ""
     name: str = ""
 
 
-class ClaimSpec(Struct):
+class ClaimSpec(Struct, frozen=True):
     access_modes: tuple[str, ...] = ()
     volume_mode: str = "Filesystem"
     storage_class_name: str = ""
@@ -82,12 +82,12 @@ class ClaimSpec(Struct):
     resources: Resources = Resources()
 
 
-class ClaimStatus(Struct):
+class ClaimStatus(Struct, frozen=True):
     phase: str = "Pending"
     capacity: dict[str, str] = {}
 
 
-class Claim(Object):
+class Claim(Object, frozen=True):
     """A PersistentVolumeClaim: a virtual claim or a twin."""
 
     spec: ClaimSpec = ClaimSpec()
@@ -122,49 +122,49 @@ class Claim(Object):
         return self.metadata.annotations.get(names.SELECTED_NODE_ANNOTATION, "")
 
 
-class NodeSelectorRequirement(Struct):
+class NodeSelectorRequirement(Struct, frozen=True):
     key: str = ""
     operator: str = ""
     values: tuple[str, ...] = ()
 
 
-class NodeSelectorTerm(Struct):
+class NodeSelectorTerm(Struct, frozen=True):
     match_expressions: tuple[NodeSelectorRequirement, ...] = ()
     match_fields: tuple[NodeSelectorRequirement, ...] = ()
 
 
-class NodeSelector(Struct):
+class NodeSelector(Struct, frozen=True):
     node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
 
 
-class VolumeNodeAffinity(Struct):
+class VolumeNodeAffinity(Struct, frozen=True):
     required: NodeSelector | None = None
 
 
-class ClaimReference(Struct):
+class ClaimReference(Struct, frozen=True):
     namespace: str = ""
     name: str = ""
     uid: str = ""
 
 
-class CsiSource(Struct):
+class CsiSource(Struct, frozen=True):
     driver: str = ""
     volume_handle: str = ""
     fs_type: str = ""
     volume_attributes: dict[str, str] = {}
 
 
-class HostPathSource(Struct):
+class HostPathSource(Struct, frozen=True):
     path: str = ""
     type: str = ""
 
 
-class LocalSource(Struct):
+class LocalSource(Struct, frozen=True):
     path: str = ""
     fs_type: str = ""
 
 
-class VolumeSpec(Struct):
+class VolumeSpec(Struct, frozen=True):
     capacity: dict[str, str] = {}
     access_modes: tuple[str, ...] = ()
     volume_mode: str = "Filesystem"
@@ -178,11 +178,11 @@ class VolumeSpec(Struct):
     local: LocalSource | None = None
 
 
-class VolumeStatus(Struct):
+class VolumeStatus(Struct, frozen=True):
     phase: str = ""
 
 
-class PersistentVolume(Object):
+class PersistentVolume(Object, frozen=True):
     """A PersistentVolume: a virtual volume, a real one, or a stranger's."""
 
     spec: VolumeSpec = VolumeSpec()
@@ -197,7 +197,7 @@ class PersistentVolume(Object):
         return affinity.required.node_selector_terms
 
 
-class StorageClass(Object):
+class StorageClass(Object, frozen=True):
     provisioner: str = ""
     parameters: dict[str, str] = {}
     volume_binding_mode: str = "Immediate"
@@ -213,39 +213,39 @@ class StorageClass(Object):
         return self.volume_binding_mode == "WaitForFirstConsumer"
 
 
-class Node(Object):
+class Node(Object, frozen=True):
     """A Node, real or virtual."""
 
 
-class CsiNodeDriver(Struct):
+class CsiNodeDriver(Struct, frozen=True):
     name: str = ""
     node_id: str = msgspec.field(name="nodeID", default="")
     topology_keys: tuple[str, ...] = ()
 
 
-class CsiNodeSpec(Struct):
+class CsiNodeSpec(Struct, frozen=True):
     drivers: tuple[CsiNodeDriver, ...] = ()
 
 
-class CsiNode(Object):
+class CsiNode(Object, frozen=True):
     spec: CsiNodeSpec = CsiNodeSpec()
 
 
-class CsiDriver(Object):
+class CsiDriver(Object, frozen=True):
     """A CSIDriver: its existence says that a provisioner's volumes are CSI volumes."""
 
 
-class Secret(Object):
+class Secret(Object, frozen=True):
     """A Secret; values are base64 as the API gives them, and are never logged."""
 
     data: dict[str, str] = {}
 
 
-class Namespace(Object):
+class Namespace(Object, frozen=True):
     """A Namespace, of which only the uid is of use: kube-system's names a cluster."""
 
 
-class Event(Object):
+class Event(Object, frozen=True):
     type: str = ""
     reason: str = ""
     message: str = ""
@@ -253,13 +253,13 @@ class Event(Object):
     event_time: str | None = None
 
 
-class SecretReference(Struct):
+class SecretReference(Struct, frozen=True):
     namespace: str = ""
     name: str = ""
     key: str = "kubeconfig"
 
 
-class NamespaceMapping(Struct):
+class NamespaceMapping(Struct, frozen=True):
     """How a claim's namespace is found in a provider.
 
     ``explicit`` wins; then ``template`` with ``${namespace}`` and ``${consumer}``;
@@ -271,14 +271,14 @@ class NamespaceMapping(Struct):
     explicit: dict[str, str] = {}
 
 
-class ClassMapping(Struct):
+class ClassMapping(Struct, frozen=True):
     """Which offered class stands behind which virtual class."""
 
     virtual: str = ""
     offered: str = ""
 
 
-class RemoteClusterSpec(Struct):
+class RemoteClusterSpec(Struct, frozen=True):
     cluster_id: str = msgspec.field(name="clusterID", default="")
     kubeconfig_secret_ref: SecretReference = SecretReference()
     node_selector: dict[str, str] = {}
@@ -286,7 +286,7 @@ class RemoteClusterSpec(Struct):
     classes: tuple[ClassMapping, ...] = ()
 
 
-class Condition(Struct):
+class Condition(Struct, frozen=True):
     type: str = ""
     status: str = ""
     reason: str = ""
@@ -294,12 +294,12 @@ class Condition(Struct):
     last_transition_time: str = ""
 
 
-class RemoteClusterStatus(Struct):
+class RemoteClusterStatus(Struct, frozen=True):
     conditions: tuple[Condition, ...] = ()
     identity: str = ""
 
 
-class RemoteCluster(Object):
+class RemoteCluster(Object, frozen=True):
     """A provider, as our own CRD describes it."""
 
     spec: RemoteClusterSpec = RemoteClusterSpec()

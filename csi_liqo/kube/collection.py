@@ -1,0 +1,140 @@
+"""One kind of object in one cluster: the cache, and the writes that go past it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from csi_liqo.kube import api, reflector, resources, store
+from csi_liqo.model import errors, objects
+from csi_liqo.service import ports
+
+T = TypeVar("T", bound=objects.Object)
+R = TypeVar("R")
+
+
+class Collection(Generic[T]):
+    """Implements ports.Objects over one store and one API server.
+
+    Watches and calls go through separate connections: a pool has a limit, and
+    hundreds of watches must not starve the writes.
+    """
+
+    def __init__(
+        self,
+        calls: api.Api,
+        watches: api.Api,
+        resource: resources.Resource[T],
+        *,
+        indexes: Mapping[str, store.Index[T]] | None = None,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        on_failure: Callable[[errors.ApiError | None], None] = lambda _: None,
+    ) -> None:
+        self._calls = calls
+        self._resource = resource
+        self._decoder = msgspec.json.Decoder(resource.kind)
+        self.store: store.Store[T] = store.Store(indexes)
+        self._reflector = reflector.Reflector(
+            watches,
+            resource,
+            self.store,
+            namespace=namespace,
+            label_selector=label_selector,
+            field_selector=field_selector,
+            on_failure=on_failure,
+        )
+
+    async def keep(self) -> None:
+        """Keep the cache up; ends only by being cancelled."""
+        await self._reflector.run()
+
+    @property
+    def synced(self) -> bool:
+        return self.store.synced
+
+    def get(self, namespace: str, name: str) -> T | None:
+        return self.store.get(namespace, name)
+
+    def all(self) -> Iterable[T]:
+        return self.store.all()
+
+    def select(self, index: str, value: str) -> tuple[T, ...]:
+        return self.store.select(index, value)
+
+    async def wait(self, namespace: str, name: str, until: Callable[[T | None], R | None]) -> R:
+        return await self.store.wait(namespace, name, until)
+
+    async def read(self, namespace: str, name: str) -> T | None:
+        try:
+            answer = await self._calls.request("GET", self._resource.path(namespace, name))
+        except errors.ApiNotFoundError:
+            return None
+        return self._decoder.decode(answer)
+
+    async def create(self, namespace: str, manifest: ports.Manifest) -> T:
+        path = self._resource.path(namespace)
+        return self._decoder.decode(await self._calls.request("POST", path, body=manifest))
+
+    async def patch(
+        self, namespace: str, name: str, patch: ports.Patch, *, subresource: str = ""
+    ) -> T:
+        kind = "json-patch" if isinstance(patch, list) else "merge-patch"
+        answer = await self._calls.request(
+            "PATCH",
+            self._resource.path(namespace, name, subresource),
+            body=patch,
+            content_type=f"application/{kind}+json",
+        )
+        return self._decoder.decode(answer)
+
+    async def delete(
+        self, namespace: str, name: str, *, uid: str, resource_version: str = ""
+    ) -> None:
+        preconditions = {"uid": uid}
+        if resource_version:
+            preconditions["resourceVersion"] = resource_version
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        try:
+            await self._calls.request("DELETE", self._resource.path(namespace, name), body=body)
+        except errors.ApiNotFoundError:
+            return
+
+
+class EventWarnings:
+    """Implements ports.Warnings by asking for an object's events when they are wanted.
+
+    Events are many and short-lived, and are wanted only to explain a failure:
+    one request then beats a watch always. Without the right to read them there
+    is nothing to tell.
+    """
+
+    def __init__(self, calls: api.Api) -> None:
+        self._calls = calls
+        self._decoder = msgspec.json.Decoder(_Events)
+
+    async def latest(self, namespace: str, uid: str) -> str:
+        query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "50"}
+        try:
+            async with asyncio.timeout(3):
+                answer = await self._calls.request(
+                    "GET", resources.EVENTS.path(namespace), query=query
+                )
+        except (errors.ApiError, TimeoutError):
+            return ""
+        events = self._decoder.decode(answer).items
+        newest = max(events, key=_time_of, default=None)
+        return f"{newest.reason}: {newest.message}" if newest else ""
+
+
+class _Events(objects.Struct, frozen=True):
+    items: tuple[objects.Event, ...] = ()
+
+
+def _time_of(event: objects.Event) -> str:
+    """Kubernetes' times sort as text; each event has one of three."""
+    return event.last_timestamp or event.event_time or event.metadata.creation_timestamp

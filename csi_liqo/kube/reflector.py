@@ -1,0 +1,155 @@
+"""Keeps a store equal to what an API server holds: list once, then watch.
+
+The rules are client-go's: list in pages, watch from the list's version with
+bookmarks, end each watch after a random time so that a fleet does not reconnect
+at once, list anew when the server no longer has our version (410). A watch cut
+silently shows only by its silence: the server sends a bookmark each minute, so
+ninety seconds without a byte is a dead connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from csi_liqo.kube import api, resources, store
+from csi_liqo.model import errors, objects
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=objects.Object)
+
+PAGE_SIZE: Final = 500
+SILENCE_SECONDS: Final = 90.0
+FIRST_DELAY_SECONDS: Final = 0.2
+LAST_DELAY_SECONDS: Final = 30.0
+
+
+class _ListMetadata(objects.Struct, frozen=True):
+    resource_version: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _Page(objects.Struct, Generic[T], frozen=True):
+    metadata: _ListMetadata
+    items: tuple[T, ...] = ()
+
+
+class _Frame(objects.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class _ErrorStatus(objects.Struct, frozen=True):
+    code: int = 0
+    message: str = ""
+
+
+class _Expired(Exception):
+    """The server no longer has the version to go on from."""
+
+
+class Reflector(Generic[T]):
+    """Fills one store from one collection until cancelled."""
+
+    def __init__(
+        self,
+        server: api.Api,
+        resource: resources.Resource[T],
+        target: store.Store[T],
+        *,
+        namespace: str = "",
+        label_selector: str = "",
+        field_selector: str = "",
+        on_failure: Callable[[errors.ApiError | None], None] = lambda _: None,
+    ) -> None:
+        """Watch all objects, or those of a namespace or selector.
+
+        ``on_failure`` hears each failure, and None once all is well again.
+        """
+        self._server = server
+        self._target = target
+        self._path = resource.path(namespace)
+        selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        self._selectors = {key: value for key, value in selectors.items() if value}
+        self._on_failure = on_failure
+        self._object = msgspec.json.Decoder(resource.kind)
+        self._page: msgspec.json.Decoder[_Page[T]] = msgspec.json.Decoder(_Page[resource.kind])  # type: ignore[name-defined]  # a type only known at run time
+        self._frame = msgspec.json.Decoder(_Frame)
+        self._version = ""
+
+    async def run(self) -> None:
+        """Keep the store up; ends only by being cancelled."""
+        delay = FIRST_DELAY_SECONDS
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                delay = FIRST_DELAY_SECONDS
+                await self._watch()
+                continue  # the server ended a watch in good order: go on from the same version
+            except _Expired:
+                self._version = ""
+                continue
+            except errors.ApiError as error:
+                self._target.set_synced(False)
+                self._on_failure(error)
+                logger.debug("watch of %s: %s", self._path, error)
+                if not isinstance(error, errors.ApiUnavailableError):
+                    self._version = ""
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+            delay = min(delay * 2, LAST_DELAY_SECONDS)
+
+    async def _list(self) -> None:
+        things: list[T] = []
+        token = ""
+        while True:
+            query = {**self._selectors, "limit": str(PAGE_SIZE)}
+            if token:
+                query["continue"] = token
+            page = self._page.decode(await self._server.request("GET", self._path, query=query))
+            things += page.items
+            token = page.metadata.continue_
+            if not token:
+                break
+        self._target.replace(things)
+        self._version = page.metadata.resource_version
+
+    async def _watch(self) -> None:
+        query = {
+            **self._selectors,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(random.randint(240, 480)),  # noqa: S311  # spread, no secret
+        }
+        async with self._server.stream(self._path, query, silence_seconds=SILENCE_SECONDS) as lines:
+            self._target.set_synced(True)
+            self._on_failure(None)
+            try:
+                while line := await lines.readline():
+                    self._take(line)
+            except (ValueError, *api.CONNECTION_ERRORS) as error:
+                raise errors.ApiUnavailableError(
+                    f"watch of {self._path} broke: {str(error) or type(error).__name__}"
+                ) from error
+
+    def _take(self, line: bytes) -> None:
+        frame = self._frame.decode(line)
+        if frame.type == "ERROR":
+            status = msgspec.json.decode(frame.object, type=_ErrorStatus)
+            if status.code == 410:
+                raise _Expired
+            raise errors.ApiUnavailableError(f"watch of {self._path}: {status.message}")
+        thing = self._object.decode(frame.object)
+        self._version = thing.metadata.resource_version
+        match frame.type:
+            case "ADDED" | "MODIFIED":
+                self._target.put(thing)
+            case "DELETED":
+                self._target.remove(thing.namespace, thing.name)
