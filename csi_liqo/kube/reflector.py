@@ -50,7 +50,7 @@ class _ErrorStatus(objects.Struct, frozen=True):
     message: str = ""
 
 
-class _Expired(Exception):
+class _ExpiredError(Exception):
     """The server no longer has the version to go on from."""
 
 
@@ -93,7 +93,7 @@ class Reflector(Generic[T]):
                 delay = FIRST_DELAY_SECONDS
                 await self._watch()
                 continue  # the server ended a watch in good order: go on from the same version
-            except _Expired:
+            except _ExpiredError:
                 self._version = ""
                 continue
             except errors.ApiError as error:
@@ -144,7 +144,7 @@ class Reflector(Generic[T]):
         if frame.type == "ERROR":
             status = msgspec.json.decode(frame.object, type=_ErrorStatus)
             if status.code == 410:
-                raise _Expired
+                raise _ExpiredError
             raise errors.ApiUnavailableError(f"watch of {self._path}: {status.message}")
         thing = self._object.decode(frame.object)
         self._version = thing.metadata.resource_version

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from csi_liqo.model import objects
 
-T = TypeVar("T", bound=objects.Object)
+T_co = TypeVar("T_co", bound=objects.Object, covariant=True)
 R = TypeVar("R")
 
 Manifest = dict[str, Any]
@@ -21,36 +21,36 @@ Patch = dict[str, Any] | list[dict[str, Any]]
 """A merge patch when a mapping, a JSON patch when a list of operations."""
 
 
-class Objects(Protocol[T]):
+class Objects(Protocol[T_co]):
     """The objects of one kind in one cluster."""
 
     @property
     def synced(self) -> bool:
         """Whether the cache holds all of them and its watch is alive."""
 
-    def get(self, namespace: str, name: str) -> T | None:
+    def get(self, namespace: str, name: str) -> T_co | None:
         """Return the cached object; None means none is cached, which is proof only when synced."""
 
-    def all(self) -> Iterable[T]:
+    def all(self) -> Iterable[T_co]:
         """Return every cached object, in no order."""
 
-    def select(self, index: str, value: str) -> tuple[T, ...]:
+    def select(self, index: str, value: str) -> tuple[T_co, ...]:
         """Return the cached objects with this value in an index."""
 
-    async def wait(self, namespace: str, name: str, until: Callable[[T | None], R | None]) -> R:
+    async def wait(self, namespace: str, name: str, until: Callable[[T_co | None], R | None]) -> R:
         """Wait until ``until`` of the cached object is not None, and return that.
 
         It is asked at once and after each change. Whatever it raises ends the wait.
         """
 
-    async def read(self, namespace: str, name: str) -> T | None:
+    async def read(self, namespace: str, name: str) -> T_co | None:
         """Read the object from the API server; None when it does not exist.
 
         Raises:
             errors.ApiError: the server refused, or did not answer.
         """
 
-    async def create(self, namespace: str, manifest: Manifest) -> T:
+    async def create(self, namespace: str, manifest: Manifest) -> T_co:
         """Create an object, and return it as stored.
 
         Raises:
@@ -59,7 +59,9 @@ class Objects(Protocol[T]):
             errors.ApiError: any other refusal; with ApiUnavailableError it may exist now.
         """
 
-    async def patch(self, namespace: str, name: str, patch: Patch, *, subresource: str = "") -> T:
+    async def patch(
+        self, namespace: str, name: str, patch: Patch, *, subresource: str = ""
+    ) -> T_co:
         """Change an object, and return it as stored.
 
         Raises:
