@@ -30,6 +30,9 @@ class Key(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
 
 def key_of(item: api.Json) -> Key:
     """Return the key under which a mirror holds an object."""

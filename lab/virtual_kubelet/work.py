@@ -44,7 +44,7 @@ class KeyedWork:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 key = await self._new.get()
-                tasks.create_task(self._settle(key), name=f"{key.namespace}/{key.name}")
+                tasks.create_task(self._settle(key), name=str(key))
 
     async def _settle(self, key: mirror.Key) -> None:
         changed = self._changes[key]
@@ -59,7 +59,7 @@ class KeyedWork:
                 delay = FIRST_DELAY_SECONDS
             except api.FAILURES as error:
                 settled = False
-                logger.info("%s/%s, trying again: %s", key.namespace, key.name, error)
+                logger.info("%s, trying again: %s", key, error)
                 await _wait(changed, delay)
                 delay = min(delay * 2, LONGEST_DELAY_SECONDS)
         del self._changes[key]
