@@ -65,8 +65,8 @@ class Connection:
     headers: Mapping[str, str]
 
 
-async def load_connection(kubeconfig: Path) -> Connection:
-    """Read a kubeconfig's current context."""
+async def load_connection(kubeconfig: Path, *, anonymous: bool = False) -> Connection:
+    """Read a kubeconfig's current context; anonymous leaves out who we are."""
     configuration = client.Configuration()
     await config.load_kube_config(
         config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
@@ -75,10 +75,10 @@ async def load_connection(kubeconfig: Path) -> Connection:
     if not configuration.verify_ssl:
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
-    if configuration.cert_file:
+    if configuration.cert_file and not anonymous:
         tls.load_cert_chain(configuration.cert_file, configuration.key_file)
     token = await configuration.get_api_key_with_prefix("BearerToken")
-    headers = {"Authorization": token} if token else {}
+    headers = {"Authorization": token} if token and not anonymous else {}
     return Connection(url=configuration.host.rstrip("/"), tls=tls, headers=headers)
 
 
