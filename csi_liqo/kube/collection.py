@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -14,6 +15,9 @@ from csi_liqo.service import ports
 
 T = TypeVar("T", bound=objects.Object)
 R = TypeVar("R")
+
+FIRST_LIST_SECONDS: Final = 3.0
+"""How long a new watch may take before its cache counts as out of reach."""
 
 
 class Collection(Generic[T]):
@@ -55,6 +59,13 @@ class Collection(Generic[T]):
 
     @property
     def synced(self) -> bool:
+        return self.store.synced
+
+    async def ready(self, namespace: str) -> bool:
+        if not self.store.synced:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_LIST_SECONDS):
+                    await self.store.wait_synced()
         return self.store.synced
 
     def get(self, namespace: str, name: str) -> T | None:

@@ -8,9 +8,19 @@ patches.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 import msgspec
 
 from csi_liqo.model import names
+
+_OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def is_object_name(text: str) -> bool:
+    """Tell whether a text can be the name of an object (a DNS-1123 subdomain)."""
+    return _OBJECT_NAME.fullmatch(text) is not None
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -215,6 +225,10 @@ class StorageClass(Object, frozen=True):
 
 class Node(Object, frozen=True):
     """A Node, real or virtual."""
+
+    @property
+    def virtual(self) -> bool:
+        return self.metadata.labels.get(names.NODE_TYPE_LABEL) == names.VIRTUAL_NODE_TYPE
 
 
 class CsiNodeDriver(Struct, frozen=True):

@@ -28,6 +28,9 @@ class Objects(Protocol[T_co]):
     def synced(self) -> bool:
         """Whether the cache holds all of them and its watch is alive."""
 
+    async def ready(self, namespace: str) -> bool:
+        """Tell whether the cache covers a namespace, giving a new watch a moment to begin."""
+
     def get(self, namespace: str, name: str) -> T_co | None:
         """Return the cached object; None means none is cached, which is proof only when synced."""
 

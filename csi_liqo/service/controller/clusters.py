@@ -15,6 +15,10 @@ BY_HANDLE = "handle"
 """Index of volumes: one of this driver's by its volume's id."""
 BY_CLAIM_UID = "claim-uid"
 """Index of volumes: by the uid of the claim they are bound to."""
+BY_CLASS = "class"
+"""Index of volumes: by the name of their class."""
+BY_NODE_KEY = "node-key"
+"""Index of nodes: by the value of our topology key for nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 from csi_liqo.model import errors
 
@@ -34,13 +35,26 @@ class InFlight:
             self._keys.discard(key)
 
 
+FINAL: Final = (
+    errors.PlacementError,
+    errors.PreconditionError,
+    errors.IncompatibleVolumeError,
+    errors.CapacityRangeError,
+    errors.InvalidRequestError,
+)
+"""What says "nothing is left": honest before the first write, or after undoing it."""
+
+
 @contextlib.contextmanager
-def outcome_unknown_on_failure(volume_id: str) -> Iterator[None]:
+def outcome_unknown_on_failure(
+    volume_id: str, *, honest: tuple[type[errors.Error], ...] = ()
+) -> Iterator[None]:
     """From the first write on, a surprise must not read as "nothing was created".
 
     To the provisioner every code but ABORTED, UNAVAILABLE, DEADLINE_EXCEEDED and
     CANCELLED says that nothing is left (external-provisioner v6.3.0,
-    controller.go:2035-2070).
+    controller.go:2035-2070). ``honest`` errors pass: what runs inside raises them
+    only where they are true.
 
     Raises:
         errors.OutcomeUnknownError: in place of whatever was not a ComeBackError.
@@ -50,4 +64,6 @@ def outcome_unknown_on_failure(volume_id: str) -> Iterator[None]:
     except errors.ComeBackError:
         raise
     except Exception as error:
+        if isinstance(error, honest):
+            raise
         raise errors.OutcomeUnknownError(f"volume {volume_id} may exist: {error}") from error

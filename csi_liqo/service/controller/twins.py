@@ -12,7 +12,7 @@ import enum
 import logging
 
 from csi_liqo.model import errors, names, objects, quantities, twins
-from csi_liqo.service.controller import clusters
+from csi_liqo.service.controller import clusters, static
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +168,9 @@ class Twins:
         logger.info("discarding twin %s in cluster %s", twin.reference, cluster.id)
         await self._remove(cluster, twin)
         await wait_until_gone(cluster, twin)
+        if cluster.local and cluster.volumes is not None:
+            await static.unbind(cluster.volumes, twin.uid)
+            await wait_until_unbound(cluster, twin.uid)
 
     async def release(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
         """Remove a twin with its data, and wait until it is gone.
@@ -181,6 +184,7 @@ class Twins:
         logger.info("deleting twin %s in cluster %s", twin.reference, cluster.id)
         await self._remove(cluster, twin)
         await wait_until_gone(cluster, twin)
+        await wait_until_unbound(cluster, twin.uid)
 
     async def _let_go(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
         """Let a twin that is being deleted go, unless only DeleteVolume may, and wait."""
@@ -232,21 +236,20 @@ async def _unprotect_and_delete(cluster: clusters.Cluster, twin: objects.Claim) 
 
 
 async def wait_until_gone(cluster: clusters.Cluster, twin: objects.Claim) -> None:
-    """Wait until exactly this twin is gone, and its real volume where it goes with it.
-
-    A real volume whose own policy is Retain stays by its administrator's choice.
-    Where volumes may not be read, the twin's end has to do.
-    """
+    """Wait until exactly this twin is gone."""
 
     def gone(found: objects.Claim | None) -> bool | None:
         return found is None or found.uid != twin.uid or None
 
     await cluster.claims.wait(twin.namespace, twin.name, gone)
-    await wait_until_unbound(cluster, twin.uid)
 
 
 async def wait_until_unbound(cluster: clusters.Cluster, twin_uid: str) -> None:
-    """Wait until no real volume that is to be deleted is left of a twin."""
+    """Wait until no real volume that is to be deleted is left of a twin.
+
+    One whose own policy is Retain stays by its administrator's choice. Where volumes
+    may not be read, the twin's end has to do.
+    """
     if cluster.volumes is None:
         return
 

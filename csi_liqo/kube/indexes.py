@@ -1,0 +1,51 @@
+"""The indexes of the caches, by the names the services ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from csi_liqo.kube import store
+from csi_liqo.model import names, objects
+from csi_liqo.service.controller import clusters
+
+
+def _by_volume(claim: objects.Claim) -> Iterable[str]:
+    return (claim.volume_id,) if claim.volume_id else ()
+
+
+def _by_claim_uid(volume: objects.PersistentVolume) -> Iterable[str]:
+    reference = volume.spec.claim_ref
+    return (reference.uid,) if reference is not None and reference.uid else ()
+
+
+def _by_class(volume: objects.PersistentVolume) -> Iterable[str]:
+    return (volume.spec.storage_class_name,) if volume.spec.csi is None else ()
+
+
+def _by_node_key(node: objects.Node) -> Iterable[str]:
+    value = node.metadata.labels.get(names.NODE_KEY)
+    return (value,) if value else ()
+
+
+CLAIMS: Final[Mapping[str, store.Index[objects.Claim]]] = {clusters.BY_VOLUME: _by_volume}
+
+NODES: Final[Mapping[str, store.Index[objects.Node]]] = {clusters.BY_NODE_KEY: _by_node_key}
+
+REMOTE_VOLUMES: Final[Mapping[str, store.Index[objects.PersistentVolume]]] = {
+    clusters.BY_CLAIM_UID: _by_claim_uid
+}
+
+
+def local_volumes(driver: str) -> Mapping[str, store.Index[objects.PersistentVolume]]:
+    """Return the indexes of this cluster's volumes; virtual ones are those of ``driver``."""
+
+    def by_handle(volume: objects.PersistentVolume) -> Iterable[str]:
+        source = volume.spec.csi
+        return (source.volume_handle,) if source is not None and source.driver == driver else ()
+
+    return {
+        clusters.BY_HANDLE: by_handle,
+        clusters.BY_CLAIM_UID: _by_claim_uid,
+        clusters.BY_CLASS: _by_class,
+    }

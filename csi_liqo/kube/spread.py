@@ -1,0 +1,73 @@
+"""Claims of a provider that grants its namespaces one by one: a watch for each in use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from csi_liqo.kube import collection
+from csi_liqo.model import objects
+from csi_liqo.service import ports
+
+R = TypeVar("R")
+
+
+class SpreadClaims:
+    """Implements ports.Objects by one collection a namespace, begun when it is first named."""
+
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        begin: Callable[[str], collection.Collection[objects.Claim]],
+    ) -> None:
+        self._tasks = tasks
+        self._begin = begin
+        self._parts: dict[str, collection.Collection[objects.Claim]] = {}
+
+    def cover(self, namespace: str) -> collection.Collection[objects.Claim]:
+        """Return a namespace's collection; its watch begins if it has none."""
+        part = self._parts.get(namespace)
+        if part is None:
+            part = self._parts[namespace] = self._begin(namespace)
+            self._tasks.create_task(part.keep(), name=f"watch of claims in {namespace}")
+        return part
+
+    @property
+    def synced(self) -> bool:
+        return all(part.synced for part in self._parts.values())
+
+    async def ready(self, namespace: str) -> bool:
+        return await self.cover(namespace).ready(namespace)
+
+    def get(self, namespace: str, name: str) -> objects.Claim | None:
+        return self.cover(namespace).get(namespace, name)
+
+    def all(self) -> Iterable[objects.Claim]:
+        return tuple(claim for part in self._parts.values() for claim in part.all())
+
+    def select(self, index: str, value: str) -> tuple[objects.Claim, ...]:
+        return tuple(c for part in self._parts.values() for c in part.select(index, value))
+
+    async def wait(
+        self, namespace: str, name: str, until: Callable[[objects.Claim | None], R | None]
+    ) -> R:
+        return await self.cover(namespace).wait(namespace, name, until)
+
+    async def read(self, namespace: str, name: str) -> objects.Claim | None:
+        return await self.cover(namespace).read(namespace, name)
+
+    async def create(self, namespace: str, manifest: ports.Manifest) -> objects.Claim:
+        return await self.cover(namespace).create(namespace, manifest)
+
+    async def patch(
+        self, namespace: str, name: str, patch: ports.Patch, *, subresource: str = ""
+    ) -> objects.Claim:
+        part = self.cover(namespace)
+        return await part.patch(namespace, name, patch, subresource=subresource)
+
+    async def delete(
+        self, namespace: str, name: str, *, uid: str, resource_version: str = ""
+    ) -> None:
+        part = self.cover(namespace)
+        await part.delete(namespace, name, uid=uid, resource_version=resource_version)

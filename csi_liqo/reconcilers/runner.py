@@ -1,0 +1,90 @@
+"""Runs a reconciler: keys in, each brought to its wanted state, failures tried again.
+
+A key is a name, never an event: a reconciler looks at how things are now, so many
+changes of one object are one piece of work, and a lost one is made up for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from csi_liqo.model import errors
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+Reconcile = Callable[[Key], Awaitable[float | None]]
+"""Brings a key to its wanted state; returns seconds until it wants another look, or None."""
+
+FIRST_DELAY_SECONDS: Final = 0.5
+LAST_DELAY_SECONDS: Final = 60.0
+
+
+class Runner:
+    """A queue of distinct keys and a few workers; one key is never worked on twice at once."""
+
+    def __init__(self, name: str, reconcile: Reconcile, *, workers: int = 4) -> None:
+        self._name = name
+        self._reconcile = reconcile
+        self._workers = workers
+        self._queue: asyncio.Queue[Key] = asyncio.Queue()
+        self._waiting: set[Key] = set()
+        self._working: set[Key] = set()
+        self._again: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+
+    def add(self, key: Key) -> None:
+        """Have a key looked at soon, once, however often it is added until then."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._queue.put_nowait(key)  # bounded by the number of distinct keys
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(self._workers):
+                    tasks.create_task(self._work(), name=f"{self._name}-{number}")
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            self._waiting.discard(key)
+            self._working.add(key)
+            try:
+                delay = await self._attempt(key)
+            finally:
+                self._working.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+            elif delay is not None:
+                loop = asyncio.get_running_loop()
+                self._timers[key] = loop.call_later(delay, self.add, key)
+
+    async def _attempt(self, key: Key) -> float | None:
+        try:
+            delay = await self._reconcile(key)
+        except errors.Error as error:
+            logger.warning("%s: %s: %s", self._name, "/".join(filter(None, key)), error)
+        except Exception:
+            logger.exception("%s: %s: a bug", self._name, "/".join(filter(None, key)))
+        else:
+            self._failures.pop(key, None)
+            return delay
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        longest = min(FIRST_DELAY_SECONDS * 2**failures, LAST_DELAY_SECONDS)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret

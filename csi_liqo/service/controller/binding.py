@@ -1,0 +1,129 @@
+"""From a twin to its real volume, and from a virtual volume to its twin."""
+
+from __future__ import annotations
+
+from csi_liqo.model import errors, names, objects, source, twins
+from csi_liqo.service.controller import clusters, places, static
+
+
+class Progress:
+    """What a call is waiting for, to say so when its time runs out."""
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+        self._cluster: clusters.Cluster | None = None
+        self._twin: objects.Claim | None = None
+
+    def follow(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
+        """From now on, report what is said against this twin."""
+        self._cluster, self._twin = cluster, twin
+
+    async def explain(self) -> str:
+        """Return what is being done and the newest warning about it."""
+        if self._cluster is None or self._twin is None:
+            return self.doing
+        twin = f"twin {self._twin.reference} in cluster {self._cluster.id}"
+        warning = await self._cluster.warnings.latest(self._twin.namespace, self._twin.uid)
+        if not warning:
+            return f"{self.doing}: waiting for {twin}"
+        return f"{self.doing}: waiting for {twin}, of which was said: {warning}"
+
+
+async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:
+    """Return the twin once it is as far as it gets before a pod uses it.
+
+    That is bound, or merely there for a real class that waits for the pod itself.
+
+    Raises:
+        errors.PlacementError: the real class gave the chosen node up.
+        errors.ComeBackError: the twin is being taken away.
+    """
+    cluster = place.cluster
+    if place.choice is not None and not twin.bound:
+        assert cluster.volumes is not None
+        await static.prebind(cluster.volumes, place.choice, twin)
+    if not place.binds or twin.bound:
+        return twin
+    seen = False
+
+    def settled(found: objects.Claim | None) -> objects.Claim | None:
+        nonlocal seen
+        if found is None or found.uid != twin.uid:
+            if seen:
+                raise errors.OperationPendingError(f"twin {twin.reference} was deleted by others")
+            return None  # our own write has not reached the cache yet
+        seen = True
+        if found.deleting:
+            raise errors.OperationPendingError(f"twin {twin.reference} is being deleted by others")
+        if twin.selected_node and not found.selected_node and not found.spec.volume_name:
+            raise errors.PlacementError(
+                f"real class {twin.spec.storage_class_name} cannot make the volume on node "
+                f"{twin.selected_node}"
+            )
+        return found if found.bound else None
+
+    bound = await cluster.claims.wait(twin.namespace, twin.name, settled)
+    if cluster.local and cluster.volumes is not None:
+        await cluster.volumes.wait("", bound.spec.volume_name, lambda volume: volume)
+    return bound
+
+
+def real_volume(consumer: clusters.Consumer, twin: objects.Claim) -> objects.PersistentVolume:
+    """Return the real volume of a bound local twin.
+
+    Raises:
+        errors.OperationPendingError: it has not been seen yet, or is gone.
+    """
+    volume = consumer.volumes.get("", twin.spec.volume_name) if twin.spec.volume_name else None
+    if volume is None:
+        raise errors.OperationPendingError(f"twin {twin.reference} has no real volume to be seen")
+    return volume
+
+
+def real_source(volume: objects.PersistentVolume) -> source.Source:
+    """Return where a real volume's bytes are.
+
+    Raises:
+        errors.PreconditionError: it is of a kind that this driver cannot mount.
+    """
+    spec = volume.spec
+    mode = source.VolumeMode(spec.volume_mode)
+    options = spec.mount_options
+    if spec.host_path is not None:
+        return source.Source(
+            kind=source.Kind.HOST_PATH,
+            path=spec.host_path.path,
+            volume_mode=mode,
+            mount_options=options,
+        )
+    if spec.local is not None:
+        return source.Source(
+            kind=source.Kind.LOCAL,
+            path=spec.local.path,
+            volume_mode=mode,
+            fs_type=spec.local.fs_type,
+            mount_options=options,
+        )
+    raise errors.PreconditionError(
+        f"real class {spec.storage_class_name} made volume {volume.name}, which is neither "
+        "hostPath nor local; name a class that makes those in parameter localClass"
+    )
+
+
+def twin_of(volume: objects.PersistentVolume) -> twins.TwinRef:
+    """Return the twin that a virtual volume names.
+
+    Raises:
+        errors.InvalidRequestError: it names none, so this driver did not make it.
+    """
+    attributes = volume.spec.csi.volume_attributes if volume.spec.csi else {}
+    return twins.TwinRef.parse(attributes.get(twins.TWIN_KEY, ""))
+
+
+def home_of(volume: objects.PersistentVolume) -> str:
+    """Return the id of the cluster that holds a virtual volume; empty when it says none."""
+    for term in volume.terms:
+        for rule in term.match_expressions:
+            if rule.key == names.CLUSTER_KEY and rule.operator == "In" and len(rule.values) == 1:
+                return rule.values[0]
+    return ""

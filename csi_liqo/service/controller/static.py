@@ -1,0 +1,109 @@
+"""Real volumes that were made by hand: binding a twin to one of them.
+
+A class of ``kubernetes.io/no-provisioner`` binds only when the scheduler binds, and
+no scheduler ever sees a twin. Selecting a node by annotation is no way out: the
+volume controller then takes any free volume of the class, wherever it is
+(kubernetes v1.37.2, component-helpers pv_helpers.go:279-320). So the volume's
+``claimRef`` is set here, as the scheduler would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from csi_liqo.model import affinity, errors, objects, quantities, twins
+from csi_liqo.service import ports
+from csi_liqo.service.controller import clusters
+
+
+def candidates(
+    volumes: ports.Objects[objects.PersistentVolume], spec: twins.TwinSpec, node: objects.Node
+) -> list[objects.PersistentVolume]:
+    """Return the free volumes that fit a twin on a node, the smallest first.
+
+    One without node affinity does not count: nobody knows on which node its data is.
+    """
+    fitting = [
+        volume
+        for volume in volumes.select(clusters.BY_CLASS, spec.class_name)
+        if volume.status.phase == "Available"
+        and volume.spec.claim_ref is None
+        and not volume.deleting
+        and volume.spec.volume_mode == spec.volume_mode
+        and set(spec.access_modes) <= set(volume.spec.access_modes)
+        and _size_of(volume) >= spec.size_bytes
+        and volume.terms
+        and affinity.matches(volume, node)
+    ]
+    return sorted(fitting, key=lambda volume: (_size_of(volume), volume.name))
+
+
+async def prebind(
+    volumes: ports.Objects[objects.PersistentVolume],
+    choice: Iterable[objects.PersistentVolume],
+    twin: objects.Claim,
+) -> None:
+    """Bind one of the volumes to a twin; a volume that is bound to it already is enough.
+
+    Raises:
+        errors.PlacementError: others took every one of them meanwhile.
+        errors.OutcomeUnknownError: the API server did not say what it did.
+    """
+    if volumes.select(clusters.BY_CLAIM_UID, twin.uid):
+        return
+    for volume in choice:
+        try:
+            await volumes.patch("", volume.name, _forge_claim_ref(volume, twin))
+        except (errors.ApiInvalidError, errors.ApiConflictError, errors.ApiNotFoundError):
+            continue  # somebody was faster: it is another version now
+        except errors.ApiError as error:
+            raise errors.OutcomeUnknownError(
+                f"real volume {volume.name} may be bound to twin {twin.reference}: {error}"
+            ) from error
+        return
+    raise errors.PlacementError(
+        f"every real volume of class {twin.spec.storage_class_name} that fits twin "
+        f"{twin.reference} was taken meanwhile; add one, or choose another node"
+    )
+
+
+async def unbind(volumes: ports.Objects[objects.PersistentVolume], twin_uid: str) -> None:
+    """Free the volumes of a twin that is gone and never held data.
+
+    Raises:
+        errors.OutcomeUnknownError: the API server did not say what it did.
+    """
+    for volume in volumes.select(clusters.BY_CLAIM_UID, twin_uid):
+        patch = [
+            {"op": "test", "path": "/spec/claimRef/uid", "value": twin_uid},
+            {"op": "remove", "path": "/spec/claimRef"},
+        ]
+        try:
+            await volumes.patch("", volume.name, patch)
+        except (errors.ApiNotFoundError, errors.ApiInvalidError):
+            continue  # it is gone, or free already
+        except errors.ApiError as error:
+            raise errors.OutcomeUnknownError(
+                f"real volume {volume.name} could not be freed: {error}"
+            ) from error
+
+
+def _forge_claim_ref(
+    volume: objects.PersistentVolume, twin: objects.Claim
+) -> list[dict[str, object]]:
+    reference = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "namespace": twin.namespace,
+        "name": twin.name,
+        "uid": twin.uid,
+    }
+    version = volume.metadata.resource_version
+    return [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+        {"op": "add", "path": "/spec/claimRef", "value": reference},
+    ]
+
+
+def _size_of(volume: objects.PersistentVolume) -> int:
+    return quantities.to_bytes(volume.spec.capacity.get("storage", "0"))

@@ -1,0 +1,327 @@
+"""Creating, deleting and checking virtual volumes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from csi_liqo.model import (
+    affinity,
+    errors,
+    ids,
+    names,
+    objects,
+    quantities,
+    source,
+    topology,
+    twins,
+    volumes,
+)
+from csi_liqo.service.controller import (
+    binding,
+    clusters,
+    deadline,
+    in_flight,
+    parameters,
+    places,
+)
+from csi_liqo.service.controller import twins as twin_service
+
+logger = logging.getLogger(__name__)
+
+
+class Volumes:
+    """The use cases behind CreateVolume, DeleteVolume and ValidateVolumeCapabilities.
+
+    Each may be repeated, interrupted between any two writes, and run by two replicas
+    at once: all end at the same twin.
+    """
+
+    def __init__(
+        self,
+        consumer: clusters.Consumer,
+        everywhere: clusters.Clusters,
+        where: places.Places,
+        made: twin_service.Twins,
+    ) -> None:
+        self._consumer = consumer
+        self._clusters = everywhere
+        self._places = where
+        self._twins = made
+        self._in_flight = in_flight.InFlight()
+
+    async def create(
+        self, request: volumes.CreateRequest, deadline_seconds: float | None
+    ) -> volumes.Volume:
+        """Return the volume of that name, made if need be.
+
+        Raises:
+            errors.Error: its kind says what may be left behind; see model.errors.
+        """
+        given = parameters.parse(request.parameters)
+        _refuse_unsupported(request)
+        volume_id = ids.volume_id(request.name)
+        watch = binding.Progress(f"volume {volume_id} is being made")
+        end = deadline.Deadline(deadline_seconds)
+        with self._in_flight.claim(volume_id):
+            async with end.limit(watch.explain):
+                try:
+                    claim = await parameters.find_claim(self._consumer.claims, given, request.name)
+                except parameters.ClaimGoneError as gone:
+                    return await self._create_for_nobody(volume_id, request, gone)
+                wish = places.Wish(id=volume_id, request=request, parameters=given, claim=claim)
+                with in_flight.outcome_unknown_on_failure(volume_id):
+                    answered = self._answered(wish)
+                return answered or await self._create_somewhere(wish, watch)
+
+    async def _create_somewhere(self, wish: places.Wish, watch: binding.Progress) -> volumes.Volume:
+        """Try the segments in the order of preference; no wish means this cluster."""
+        refusal: errors.PlacementError | None = None
+        for segment in wish.request.requirement.candidates() or ({},):
+            try:
+                return await self._create_at(wish, segment, watch)
+            except errors.PlacementError as error:
+                logger.info("volume %s: %s", wish.id, error)
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    async def _create_at(
+        self, wish: places.Wish, segment: topology.Segment, watch: binding.Progress
+    ) -> volumes.Volume:
+        place = await self._places.choose(wish, segment)
+        with in_flight.outcome_unknown_on_failure(wish.id, honest=in_flight.FINAL):
+            await self._note_attempt(place, wish)
+            twin = await self._twins.ensure(place.cluster, place.spec)
+        watch.follow(place.cluster, twin)
+        with in_flight.outcome_unknown_on_failure(wish.id):
+            try:
+                twin = await binding.bind(place, twin)
+                volume = self._describe(place.cluster, twin)
+                _check_size(wish.request, volume)
+                await self._twins.hand_over(place.cluster, twin)
+            except in_flight.FINAL as error:
+                if twin.handed_over:
+                    raise
+                refusal = error
+                watch.doing = f"volume {wish.id} is being undone, because {error}"
+                await self._twins.discard(place.cluster, twin)
+            else:
+                return volume
+        raise refusal
+
+    async def _note_attempt(self, place: places.Place, wish: places.Wish) -> None:
+        """Note on the claim, before the first write to a provider, that one may have happened."""
+        claim, cluster = wish.claim, place.cluster
+        if cluster.local or claim is None:
+            return
+        if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == cluster.id:
+            return
+        patch = twins.forge_attempt(claim, cluster.id)
+        try:
+            await self._consumer.claims.patch(claim.namespace, claim.name, patch)
+        except errors.ApiError as error:
+            raise errors.OperationPendingError(
+                f"claim {claim.reference} could not be annotated: {error}"
+            ) from error
+
+    def _answered(self, wish: places.Wish) -> volumes.Volume | None:
+        """Return the volume as an earlier call answered it, wherever the pod was sent since.
+
+        The scheduler goes by the volume's topology, so the pod follows. Two volumes for
+        one claim are what must not be.
+        """
+        if wish.claim is None:
+            return None
+        for cluster, twin in self._own_twins(wish.id):
+            mine = twin.claim_uid == wish.claim.uid
+            if mine and twin.handed_over and not twin.deleting:
+                return self._describe(cluster, twin)
+        return None
+
+    async def _create_for_nobody(
+        self,
+        volume_id: ids.VolumeId,
+        request: volumes.CreateRequest,
+        gone: parameters.ClaimGoneError,
+    ) -> volumes.Volume:
+        """Undo what was made for a claim that is gone.
+
+        A twin that was handed over is answered with once more: the provisioner makes
+        its PersistentVolume, finds no claim, and deletes both in the ordinary way.
+        """
+        claim_uid = ids.claim_uid_of(request.name)
+        for cluster, twin in self._own_twins(volume_id):
+            if twin.claim_uid != claim_uid:
+                continue
+            if twin.handed_over and not twin.deleting:
+                return self._describe(cluster, twin)
+            with in_flight.outcome_unknown_on_failure(volume_id):
+                await self._twins.discard(cluster, twin)
+        raise errors.PreconditionError(str(gone)) from gone
+
+    def _own_twins(self, volume_id: str) -> list[tuple[clusters.Cluster, objects.Claim]]:
+        return [
+            (cluster, twin)
+            for cluster in self._clusters
+            for twin in cluster.claims.select(clusters.BY_VOLUME, volume_id)
+            if twin.consumer == self._consumer.cluster_id
+        ]
+
+    def _describe(self, cluster: clusters.Cluster, twin: objects.Claim) -> volumes.Volume:
+        """Say what a twin is as a volume: size, real source, and where it can be reached."""
+        context = {
+            twins.TWIN_KEY: str(twins.TwinRef.of(twin)),
+            twins.CONSUMER_KEY: self._consumer.cluster_id,
+        }
+        capacity = quantities.to_bytes(
+            twin.status.capacity.get("storage") or twin.spec.resources.requests.get("storage", "0")
+        )
+        if cluster.local:
+            real = binding.real_volume(self._consumer, twin)
+            capacity = quantities.to_bytes(real.spec.capacity.get("storage", "0"))
+            where = binding.real_source(real)
+            pins = affinity.pin(real, cluster.id, self._real_nodes()) or _pin_to_node(cluster, twin)
+            self._check_reachable(real, twin)
+        else:
+            mode = source.VolumeMode(twin.spec.volume_mode)
+            where = source.Source(kind=source.Kind.REMOTE, volume_mode=mode)
+            pins = ({names.CLUSTER_KEY: cluster.id},)
+        return volumes.Volume(
+            id=ids.VolumeId(twin.volume_id),
+            capacity_bytes=capacity,
+            context={**source.to_context(where), **context},
+            topology=pins,
+        )
+
+    def _real_nodes(self) -> list[objects.Node]:
+        return [node for node in self._consumer.nodes.all() if not node.virtual]
+
+    def _check_reachable(self, real: objects.PersistentVolume, twin: objects.Claim) -> None:
+        """An Immediate class may bind a volume that the chosen node cannot reach.
+
+        Its annotation is a hint only: the volume controller binds any free volume, and a
+        provisioner out of room tries elsewhere (external-provisioner library v13,
+        controller.go:1264-1275).
+        """
+        node = self._consumer.nodes.get("", twin.selected_node)
+        if node is not None and not affinity.matches(real, node) and not twin.handed_over:
+            raise errors.PlacementError(
+                f"real class {twin.spec.storage_class_name} made volume {real.name} where node "
+                f"{node.name} cannot reach it"
+            )
+
+    async def delete(self, volume_id: str, deadline_seconds: float | None) -> None:
+        """Return once the volume and its data are gone; an unknown one is.
+
+        Raises:
+            errors.ComeBackError: it is not gone yet, or its home is out of reach.
+            errors.PreconditionError: its twin lost the mark that makes it ours.
+        """
+        watch = binding.Progress(f"volume {volume_id} is being deleted")
+        end = deadline.Deadline(deadline_seconds)
+        with (
+            self._in_flight.claim(volume_id),
+            in_flight.outcome_unknown_on_failure(volume_id, honest=(errors.PreconditionError,)),
+        ):
+            async with end.limit(watch.explain):
+                for cluster, reference in self._homes(volume_id):
+                    await self._delete_at(cluster, reference, watch)
+
+    def _homes(self, volume_id: str) -> list[tuple[clusters.Cluster, twins.TwinRef]]:
+        """Return where a volume's twins are: as its PersistentVolume says, else by label.
+
+        A label could be forged and is only an index; the volume's own word comes first.
+        """
+        virtual = self._consumer.volumes.select(clusters.BY_HANDLE, volume_id)
+        if not virtual:
+            self._clusters.require_synced(volume_id)
+            return [
+                (cluster, twins.TwinRef.of(twin)) for cluster, twin in self._own_twins(volume_id)
+            ]
+        homes = []
+        for volume in virtual:
+            home_id = binding.home_of(volume)
+            cluster = self._clusters.get(home_id)
+            if cluster is None or not cluster.claims.synced:
+                raise errors.OutcomeUnknownError(
+                    f"home cluster {home_id} of volume {volume_id} cannot be reached "
+                    f"({self._clusters.trouble(home_id) or 'no RemoteCluster names it'}); its data "
+                    "is deleted once it is back"
+                )
+            homes.append((cluster, binding.twin_of(volume)))
+        return homes
+
+    async def _delete_at(
+        self, cluster: clusters.Cluster, reference: twins.TwinRef, watch: binding.Progress
+    ) -> None:
+        twin = cluster.claims.get(reference.namespace, reference.name)
+        if twin is None or twin.uid != reference.uid:
+            twin = await cluster.claims.read(reference.namespace, reference.name)
+        if twin is None or twin.uid != reference.uid:
+            await twin_service.wait_until_unbound(cluster, reference.uid)
+            return
+        if twin.consumer != self._consumer.cluster_id:
+            raise errors.PreconditionError(
+                f"twin {twin.reference} in cluster {cluster.id} has no label "
+                f"{names.CONSUMER_LABEL}={self._consumer.cluster_id}, so it is not touched; set "
+                "the label again to let it be deleted"
+            )
+        watch.follow(cluster, twin)
+        await self._twins.release(cluster, twin)
+
+    async def validate(
+        self,
+        volume_id: str,
+        capabilities: tuple[volumes.VolumeCapability, ...],
+        context: Mapping[str, str],
+        class_parameters: Mapping[str, str],
+    ) -> str:
+        """Return why a volume cannot be used so; empty when it can.
+
+        Raises:
+            errors.VolumeNotFoundError: there is no such volume.
+            errors.OutcomeUnknownError: a cluster that may hold it is out of reach.
+        """
+        found = self._own_twins(volume_id)
+        if not found:
+            self._clusters.require_synced(volume_id)
+            raise errors.VolumeNotFoundError(f"there is no volume {volume_id}")
+        _, twin = found[0]
+        for capability in capabilities:
+            if capability.volume_mode.value != twin.spec.volume_mode:
+                return f"volume {volume_id} has volume mode {twin.spec.volume_mode}"
+        return ""
+
+
+def _refuse_unsupported(request: volumes.CreateRequest) -> None:
+    """Say no to what can never work, before anything is looked up."""
+    if request.has_source:
+        raise errors.InvalidRequestError(
+            "this driver cannot start a volume from a snapshot or another volume; remove the "
+            "claim's dataSource"
+        )
+    if request.mutable_parameters:
+        raise errors.InvalidRequestError(
+            "this driver knows no VolumeAttributesClass; remove the claim's "
+            "volumeAttributesClassName"
+        )
+    if len({capability.volume_mode for capability in request.capabilities}) > 1:
+        raise errors.InvalidRequestError(
+            "a volume is either a filesystem or a block device, not both"
+        )
+
+
+def _check_size(request: volumes.CreateRequest, volume: volumes.Volume) -> None:
+    if request.limit_bytes and volume.capacity_bytes > request.limit_bytes:
+        raise errors.CapacityRangeError(
+            f"the real class made {volume.capacity_bytes} bytes, more than the limit of "
+            f"{request.limit_bytes}"
+        )
+
+
+def _pin_to_node(cluster: clusters.Cluster, twin: objects.Claim) -> tuple[topology.Segment, ...]:
+    """A real volume without affinity is where it was made; without a node, in this cluster."""
+    if twin.selected_node:
+        return (topology.node_segment(cluster.id, twin.selected_node),)
+    return ({names.CLUSTER_KEY: cluster.id},)
