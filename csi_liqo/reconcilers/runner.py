@@ -86,5 +86,5 @@ class Runner:
             self._failures.pop(key, None)
             return delay
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        longest = min(FIRST_DELAY_SECONDS * 2**failures, LAST_DELAY_SECONDS)
+        longest: float = min(FIRST_DELAY_SECONDS * 2**failures, LAST_DELAY_SECONDS)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, no secret

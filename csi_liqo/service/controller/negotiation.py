@@ -15,22 +15,27 @@ _ACCESS_MODES: Final = {
 }
 
 
+def map_namespace(spec: objects.RemoteClusterSpec, consumer_id: str, namespace: str) -> str:
+    """Return the provider's namespace for one of ours; empty when none is mapped to it."""
+    mapping = spec.namespace_mapping
+    if namespace in mapping.explicit:
+        return mapping.explicit[namespace]
+    if mapping.template:
+        return mapping.template.replace("${namespace}", namespace).replace(
+            "${consumer}", consumer_id
+        )
+    return namespace if mapping.default == "SameName" else ""
+
+
 def choose_namespace(
     cluster: clusters.Cluster, spec: objects.RemoteClusterSpec, consumer_id: str, namespace: str
 ) -> str:
     """Return the provider's namespace for one of ours.
 
     Raises:
-        errors.PlacementError: none is mapped to it.
+        errors.PlacementError: none is mapped to it, or one that holds others' twins.
     """
-    mapping = spec.namespace_mapping
-    target = mapping.explicit.get(namespace, "")
-    if not target and mapping.template:
-        target = mapping.template.replace("${namespace}", namespace).replace(
-            "${consumer}", consumer_id
-        )
-    if not target and mapping.default == "SameName":
-        target = namespace
+    target = map_namespace(spec, consumer_id, namespace)
     if not target:
         raise errors.PlacementError(
             f"namespace {namespace} is not mapped to one of cluster {cluster.id}; add it to "

@@ -1,0 +1,195 @@
+"""The controller role, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+
+from csi_liqo.kube import api, collection, indexes, providers, resources
+from csi_liqo.model import controller_settings, errors, names, objects, twins
+from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
+from csi_liqo.reconcilers import runner, virtual_nodes
+from csi_liqo.reconcilers import twins as twin_reconciler
+from csi_liqo.service.controller import binding, clusters, negotiation, places, volumes
+from csi_liqo.service.controller import twins as twin_service
+
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """Everything the controller runs, wired; ``run`` keeps it going.
+
+    Two connections to this cluster's API server: one for calls, one for watches.
+    """
+
+    def __init__(
+        self,
+        settings: controller_settings.ControllerSettings,
+        calls: api.Api,
+        watches: api.Api,
+    ) -> None:
+        self._settings = settings
+        driver = settings.driver_name
+        volume_indexes = indexes.local_volumes(driver)
+        self._claims = collection.Collection(
+            calls, watches, resources.CLAIMS, indexes=indexes.CLAIMS
+        )
+        self._volumes = collection.Collection(
+            calls, watches, resources.VOLUMES, indexes=volume_indexes
+        )
+        self._classes = collection.Collection(calls, watches, resources.CLASSES)
+        self._nodes = collection.Collection(calls, watches, resources.NODES, indexes=indexes.NODES)
+        self._csi_nodes = collection.Collection(calls, watches, resources.CSI_NODES)
+        self._csi_drivers = collection.Collection(calls, watches, resources.CSI_DRIVERS)
+        self._remote_clusters = collection.Collection(calls, watches, resources.REMOTE_CLUSTERS)
+        self._local = (
+            self._claims,
+            self._volumes,
+            self._classes,
+            self._nodes,
+            self._csi_nodes,
+            self._csi_drivers,
+            self._remote_clusters,
+        )
+        consumer = clusters.Consumer(
+            cluster_id=settings.cluster_id,
+            claims=self._claims,
+            volumes=self._volumes,
+            classes=self._classes,
+            nodes=self._nodes,
+            csi_nodes=self._csi_nodes,
+            csi_drivers=self._csi_drivers,
+            warnings=collection.EventWarnings(calls),
+        )
+        self._providers = providers.Providers(
+            consumer_id=settings.cluster_id,
+            calls=calls,
+            watches=watches,
+            remote_clusters=self._remote_clusters,
+            on_report=lambda name: self._status_runner.add(("", name)),
+            on_claim=self._twin_changed,
+            namespaces_in_use=self._namespaces_in_use,
+        )
+        everywhere = clusters.Clusters(consumer, self._providers)
+        made = twin_service.Twins(consumer)
+        self.use_cases = volumes.Volumes(
+            consumer,
+            everywhere,
+            places.Places(
+                consumer, everywhere, driver=driver, twins_namespace=settings.twins_namespace
+            ),
+            made,
+        )
+        self._node_runner = runner.Runner(
+            "virtual-nodes",
+            virtual_nodes.VirtualNodes(
+                self._nodes, self._csi_nodes, self._remote_clusters, driver
+            ).reconcile,
+        )
+        self._orphan_runner = runner.Runner(
+            "orphan-twins",
+            twin_reconciler.OrphanTwins(
+                consumer, everywhere, made, settings.orphan_grace_seconds
+            ).reconcile,
+        )
+        self._status_runner = runner.Runner(
+            "remote-clusters",
+            remote_cluster_reconciler.RemoteClusters(
+                self._remote_clusters, self._providers.report
+            ).reconcile,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the local caches are in sync; no provider has a say in it."""
+        return all(part.synced for part in self._local)
+
+    async def run(self) -> None:
+        """Keep caches, connections and reconcilers going until cancelled.
+
+        Raises:
+            errors.PreconditionError: this cluster was served under another cluster id before.
+        """
+        async with asyncio.TaskGroup() as group:
+            for part in self._local:
+                group.create_task(part.keep(), name="cache of this cluster")
+            for part in self._local:
+                await part.store.wait_synced()
+            self._refuse_another_id()
+            self._listen()
+            group.create_task(self._providers.run(), name="providers")
+            for running in (self._node_runner, self._orphan_runner, self._status_runner):
+                group.create_task(running.run(), name="reconciler")
+
+    def _refuse_another_id(self) -> None:
+        """A changed cluster id would make every volume's home another cluster than it is."""
+        own = self._settings.cluster_id
+        remedy = f"set the cluster id back to it, or remove these first; it is {own} now"
+        for node in self._nodes.all():
+            other = node.metadata.labels.get(names.CLUSTER_KEY, own)
+            if not node.virtual and other != own:
+                raise errors.PreconditionError(
+                    f"node {node.name} has label {names.CLUSTER_KEY}={other}: {remedy}"
+                )
+        for volume in self._volumes.all():
+            source = volume.spec.csi
+            if source is None or source.driver != self._settings.driver_name:
+                continue
+            other = source.volume_attributes.get(twins.CONSUMER_KEY, own)
+            if other != own:
+                raise errors.PreconditionError(
+                    f"PersistentVolume {volume.name} was made for cluster id {other}: {remedy}"
+                )
+
+    def _listen(self) -> None:
+        """Tell the reconcilers of changes, and now of all there is."""
+
+        def node_changed(_: objects.Node | None, node: objects.Node | None) -> None:
+            if node is not None and node.virtual:
+                self._node_runner.add(("", node.name))
+
+        def csi_node_changed(before: objects.CsiNode | None, after: objects.CsiNode | None) -> None:
+            known = after or before
+            assert known is not None
+            self._node_runner.add(("", known.name))
+
+        def remote_changed(
+            _: objects.RemoteCluster | None, remote: objects.RemoteCluster | None
+        ) -> None:
+            for node in self._nodes.all():
+                node_changed(None, node)
+            if remote is not None:
+                self._status_runner.add(("", remote.name))
+
+        self._nodes.store.listen(node_changed)
+        self._csi_nodes.store.listen(csi_node_changed)
+        self._remote_clusters.store.listen(remote_changed)
+        self._claims.store.listen(self._twin_changed)
+
+    def _twin_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
+        """A twin that is not handed over may be an orphan; so may one whose claim changed."""
+        known = after or before
+        assert known is not None
+        if known.consumer == self._settings.cluster_id and known.volume_id:
+            if after is not None and not after.handed_over:
+                self._orphan_runner.add(("", known.volume_id))
+        elif after is None or after.spec.volume_name:
+            self._orphan_runner.add(("", f"pvc-{known.uid}"))
+
+    def _namespaces_in_use(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
+        """Return the namespaces of a provider that may hold twins of this cluster."""
+        used = set(spec.namespace_mapping.explicit.values())
+        for volume in self._volumes.all():
+            source = volume.spec.csi
+            if source is None or source.driver != self._settings.driver_name:
+                continue
+            if binding.home_of(volume) == spec.cluster_id:
+                with contextlib.suppress(errors.InvalidRequestError):  # made by hand, of no use
+                    used.add(binding.twin_of(volume).namespace)
+        for claim in self._claims.all():
+            if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == spec.cluster_id:
+                target = negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace)
+                used.add(target)
+        return used - {""}
