@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
+METADATA_LIST: Final = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 
 REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
@@ -122,6 +123,7 @@ class Api:
         params: Mapping[str, str] | None = None,
         body: Json | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
     ) -> Json:
         """Send one request and return the answered object.
 
@@ -133,7 +135,7 @@ class Api:
             self.connection.url + path,
             params=params,
             data=None if body is None else json.dumps(body),
-            headers={"Content-Type": content_type, "Accept": JSON},
+            headers={"Content-Type": content_type, "Accept": accept},
         ) as response:
             text = await response.text()
             if response.status >= 400:
@@ -144,6 +146,10 @@ class Api:
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         """Read an object or a list."""
         return await self.request("GET", path, params=params)
+
+    async def list_metadata(self, path: str) -> Json:
+        """Read a list of which only the metadata is of interest."""
+        return await self.request("GET", path, accept=METADATA_LIST)
 
     async def find(self, path: str) -> Json | None:
         """Read an object; None means that the server answered that there is none."""
