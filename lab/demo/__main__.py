@@ -64,12 +64,10 @@ def draw(found: Sequence[replicas.Replica], checks: Sequence[str]) -> Table:
 
 def say_how_to_look(console: Console, directory: pathlib.Path) -> None:
     """Tell what a person may do with the clusters that go on running."""
-    shown = directory
-    with contextlib.suppress(ValueError):
-        shown = directory.relative_to(pathlib.Path.cwd())
+    shown, programs = (_shorten(path) for path in (directory, settings.DEFAULT_INSTANCE / "bin"))
     console.print(
         f"\nBoth clusters go on running. To look around:\n\n"
-        f"  export PATH=$PWD/{shown}/bin:$PATH\n"
+        f"  export PATH={programs.absolute()}:$PATH\n"
         f"  export KUBECONFIG={shown}/{story.CONSUMER}/kubeconfig"
         f"      # or {shown}/{story.PROVIDER}/kubeconfig\n"
         f"  kubectl get nodes -L {replicas.CLUSTER_KEY}\n"
@@ -82,6 +80,12 @@ def say_how_to_look(console: Console, directory: pathlib.Path) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def _shorten(path: pathlib.Path) -> pathlib.Path:
+    with contextlib.suppress(ValueError):
+        return path.relative_to(pathlib.Path.cwd())
+    return path
 
 
 async def tell(console: Console, directory: pathlib.Path, *, leak_check: bool) -> None:

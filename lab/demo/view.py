@@ -13,7 +13,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from lab import api, errors, mirror, processes
+from lab import api, errors, mirror, processes, settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -70,7 +70,7 @@ class View:
     async def of(cls, name: str, directory: pathlib.Path) -> AsyncIterator[View]:
         """Watch the cluster of this name of a lab's directory."""
         kubeconfig = directory / name / "kubeconfig"
-        kubectl = Kubectl(directory / "bin" / "kubectl", kubeconfig)
+        kubectl = Kubectl(settings.DEFAULT_INSTANCE / "bin" / "kubectl", kubeconfig)
         async with await api.Api.of(kubeconfig) as server:
             view = cls(name, server, kubectl)
             watches = [
