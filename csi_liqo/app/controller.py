@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable
+from importlib import metadata
+from typing import Final
 
+from csi_liqo.app import stopping
 from csi_liqo.kube import api, collection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
 from csi_liqo.reconcilers import twins as twin_reconciler
+from csi_liqo.rpc import controller as rpc_controller
+from csi_liqo.rpc import identity, interceptors, server
+from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 from csi_liqo.service.controller import binding, clusters, negotiation, places, volumes
 from csi_liqo.service.controller import twins as twin_service
 
 logger = logging.getLogger(__name__)
+
+PLUGIN_CAPABILITIES: Final = (
+    csi_pb2.PluginCapability.Service.CONTROLLER_SERVICE,
+    csi_pb2.PluginCapability.Service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
+)
 
 
 class Controller:
@@ -193,3 +205,40 @@ class Controller:
                 target = negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace)
                 used.add(target)
         return used - {""}
+
+
+async def run(settings: controller_settings.ControllerSettings) -> None:
+    """Serve the controller until SIGTERM.
+
+    Raises:
+        errors.Error: a setting or this cluster's state forbids to start.
+    """
+    async with stopping.stop_signals() as stop, contextlib.AsyncExitStack() as stack:
+        calls = await stack.enter_async_context(await _connect(settings))
+        watches = await stack.enter_async_context(await _connect(settings))
+        controller = Controller(settings, calls, watches)
+        services = [
+            functools.partial(
+                csi_pb2_grpc.add_IdentityServicer_to_server,
+                identity.IdentityServicer(
+                    name=settings.driver_name,
+                    version=metadata.version("csi-liqo"),
+                    is_ready=lambda: controller.ready,
+                    capabilities=PLUGIN_CAPABILITIES,
+                ),
+            ),
+            functools.partial(
+                csi_pb2_grpc.add_ControllerServicer_to_server,
+                rpc_controller.ControllerServicer(controller.use_cases),
+            ),
+        ]
+        path = server.path_of(settings.csi_endpoint)
+        guard = interceptors.ErrorsToStatus()
+        async with server.serving(path, services, interceptors=[guard]):
+            await stopping.run_until(stop, controller.run())
+
+
+async def _connect(settings: controller_settings.ControllerSettings) -> api.Api:
+    if settings.kubeconfig is not None:
+        return await api.Api.from_kubeconfig(settings.kubeconfig)
+    return await api.Api.in_cluster()
