@@ -48,10 +48,7 @@ async def ensure(
     """
     go = await ensure_go(report)
     for pin_set in pin_sets:
-        built = await _ensure_set(pin_set, go, report)
-        links.mkdir(parents=True, exist_ok=True)
-        for binary in built.iterdir():
-            _link(links / binary.name, binary)
+        _link_all(links, await _ensure_set(pin_set, go, report))
     return links
 
 
@@ -140,6 +137,12 @@ def _environment() -> dict[str, str]:
         "GOWORK": "off",
         "GOTOOLCHAIN": "local",  # never another toolchain than the one in the key
     }
+
+
+def _link_all(links: pathlib.Path, built: pathlib.Path) -> None:
+    links.mkdir(parents=True, exist_ok=True)
+    for binary in built.iterdir():
+        _link(links / binary.name, binary)
 
 
 def _link(link: pathlib.Path, target: pathlib.Path) -> None:

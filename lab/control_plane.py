@@ -51,10 +51,9 @@ class Ports:
         chosen: set[int] = set()
         while len(chosen) < len(dataclasses.fields(cls)):
             candidate = random.choice(settings.BARE_PORTS)
-            with socket.socket() as probe:
-                with contextlib.suppress(OSError):
-                    probe.bind(("127.0.0.1", candidate))
-                    chosen.add(candidate)
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", candidate))
+                chosen.add(candidate)
         return cls(*chosen)
 
 
@@ -251,9 +250,11 @@ class ControlPlane:
         trust = self._trust() if component == API_SERVER else False
         timeout = aiohttp.ClientTimeout(total=2)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
-                async with session.get(url, ssl=trust) as response:
-                    return response.status == 200
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(url, ssl=trust) as response,
+            ):
+                return response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 

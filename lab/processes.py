@@ -16,11 +16,8 @@ import pathlib
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from lab import errors, settings
-
-_POLL_SECONDS: Final = 0.05
 
 
 @functools.cache
@@ -77,6 +74,23 @@ class Identity:
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    async def gone(self) -> None:
+        """Wait until the process and all of its threads have ended."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(descriptor, ended.set)
+        try:
+            if self.alive():  # else the descriptor is of somebody who took the number since
+                await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -212,8 +226,7 @@ class Daemon:
             return
 
         async with asyncio.timeout(timeout_seconds):
-            while identity.alive():
-                await asyncio.sleep(_POLL_SECONDS)
+            await identity.gone()
         self._reap(identity.pid)
         self.pid_file.unlink(missing_ok=True)
 

