@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab import errors, settings
-from lab.demo import replicas, story, view
+from lab.demo import left_behind, replicas, story, view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +41,21 @@ async def bring_up(directory: pathlib.Path) -> None:
         raise errors.LabError("the lab did not come up, see above")
 
 
-async def check_data(teller: story.Story, replica: replicas.Replica) -> str:
-    """Compare what the pod wrote with what the home cluster holds."""
-    seen, held = await teller.read(replica, "/data/starts"), ""
-    with contextlib.suppress(errors.LabError):
-        held = await teller.read_at_home(replica, "/data/starts")
-    if not seen or seen != held:
-        raise view.DemoError(f"{replica.pod} wrote {seen!r}, {replica.home} holds {held!r}")
-    return f"same in {replica.home}"
+async def check_data(
+    teller: story.Story, directory: pathlib.Path, replica: replicas.Replica
+) -> str:
+    """Compare what the pod reads with what lies in the home cluster's real volume.
+
+    Raises:
+        DemoError: they differ.
+    """
+    written = await teller.read(replica, "/data/starts")
+    # A cluster's nodes see this folder as the one of the hostPath provisioner.
+    real = directory / replica.home / "hostpath_pv" / pathlib.PurePath(replica.path).name
+    held = await asyncio.to_thread((real / "starts").read_text)
+    if not written or written != held:
+        raise view.DemoError(f"{replica.pod} reads {written!r}, but {real} holds {held!r}")
+    return f"is in {replica.home}"
 
 
 def draw(found: Sequence[replicas.Replica], checks: Sequence[str]) -> Table:
@@ -104,10 +111,11 @@ async def tell(console: Console, directory: pathlib.Path, *, leak_check: bool) -
         with teller.step("Removing what an earlier demo left, making the namespace"):
             await teller.make_namespace()
             await teller.clean_up()
+            before = await left_behind.account(directory) if leak_check else None
         with teller.step(f"Applying {story.EXAMPLE.name}: two replicas, one in each cluster"):
             await teller.apply_example()
             found = await teller.follow()
-            checks = [await check_data(teller, replica) for replica in found]
+            checks = [await check_data(teller, directory, replica) for replica in found]
         console.print(draw(found, checks))
         with teller.step("Writing a marker into each volume"):
             markers = await teller.write_markers(found)
@@ -116,11 +124,12 @@ async def tell(console: Console, directory: pathlib.Path, *, leak_check: bool) -
         console.print(f"   the scheduler says: [italic]{said}[/]", highlight=False)
         with teller.step("Uncordoning: both pods come back to their data"):
             again = await teller.come_back(found, markers)
-            checks = [await check_data(teller, replica) for replica in again]
+            checks = [await check_data(teller, directory, replica) for replica in again]
         console.print(draw(again, checks))
-        if leak_check:
+        if before is not None:
             with teller.step("Deleting the example and its claims; is anything left anywhere?"):
                 await teller.remove_example()
+                await left_behind.require_none(directory, before)
 
 
 async def main(options: argparse.Namespace) -> int:

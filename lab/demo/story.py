@@ -190,11 +190,6 @@ class Story:
         """Read a file of a replica's volume, through the node that runs its pod."""
         return await self._exec(CONSUMER, NAMESPACE, replica.pod, "cat", path)
 
-    async def read_at_home(self, replica: replicas.Replica, path: str) -> str:
-        """Read the same file as the home cluster's own administrator."""
-        namespace = NAMESPACE if replica.home == CONSUMER else replica.twin_namespace
-        return await self._exec(replica.home, namespace, replica.pod, "cat", path)
-
     async def _exec(self, cluster: str, namespace: str, pod: str, *command: str) -> str:
         kubectl = self._views[cluster].kubectl
         return await kubectl("-n", namespace, "exec", pod, "-c", CONTAINER, "--", *command)
