@@ -131,7 +131,9 @@ class PodSync:
         metadata = local["metadata"]
         if remote is not None:
             await self._mirror_status(local, remote)
-            await self._delete_remote(remote, metadata.get("deletionGracePeriodSeconds"))
+            # NB: 0 would drop the copy while its containers still write; as kubelet, at least 1.
+            grace_seconds = max(metadata.get("deletionGracePeriodSeconds") or 0, 1)
+            await self._delete_remote(remote, grace_seconds)
         elif metadata.get("deletionGracePeriodSeconds") != 0:
             await self._consumer.delete(
                 path_of(mirror.key_of(local)), uid=pods.uid_of(local), grace_seconds=0

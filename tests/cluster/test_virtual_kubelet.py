@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import sys
 from typing import TYPE_CHECKING
 
+import aiohttp
 import pytest
 
-from lab import api, control_plane
+from lab import api, control_plane, settings
 from tests import control_planes
 
 if TYPE_CHECKING:
-    import pathlib
     from collections.abc import AsyncIterator, Iterator
 
 NODES = "/api/v1/nodes"
@@ -43,10 +44,20 @@ def milan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control_plane.Co
 class Kubelet:
     """The program under test, as a process that can be killed and started again."""
 
-    def __init__(self, consumer: pathlib.Path, provider: pathlib.Path) -> None:
+    def __init__(
+        self, consumer: control_plane.ControlPlane, provider: control_plane.ControlPlane
+    ) -> None:
+        # The API server checks whom it asks for logs, and says who asks.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        pair = consumer.authority.ensure_server("virtual-kubelet", ["127.0.0.1"])
         self._arguments = [
-            *("--consumer-kubeconfig", str(consumer), "--provider-kubeconfig", str(provider)),
+            *("--consumer-kubeconfig", str(consumer.kubeconfig)),
+            *("--provider-kubeconfig", str(provider.kubeconfig)),
             *("--node", "milan", "--cluster-id", "milan", "--map", "default=rome-default"),
+            *("--tls-certificate", str(pair.certificate), "--tls-key", str(pair.key)),
+            *("--client-ca", str(consumer.ca), "--port", str(self.port)),
         ]
         self._process: asyncio.subprocess.Process | None = None
 
@@ -81,12 +92,14 @@ async def kubelet(
     consumer: api.Api,
     provider: api.Api,
 ) -> AsyncIterator[Kubelet]:
-    program = Kubelet(rome.kubeconfig, milan.kubeconfig)
+    program = Kubelet(rome, milan)
     await program.start()
     # Where there is no node to run on, a pod has no grace; the real one's name is as good as any.
     with contextlib.suppress(api.ApiError):
         await provider.create(NODES, {"metadata": {"name": "milan-1"}})
-    await control_planes.wait_until_there(consumer, NODES, "milan")
+    await control_planes.wait_until(
+        consumer, NODES, "milan", lambda node: is_ready(node) and port_of(node) == program.port
+    )
     await control_planes.wait_until_there(
         consumer, "/api/v1/namespaces/default/serviceaccounts", "default"
     )
@@ -150,6 +163,12 @@ def phase_of(pod: api.Json | None) -> str | None:
     return None if pod is None else pod["status"].get("phase")
 
 
+def port_of(node: api.Json | None) -> int | None:
+    endpoints = (node or {}).get("status", {}).get("daemonEndpoints") or {}
+    port: int | None = endpoints.get("kubeletEndpoint", {}).get("Port")
+    return port
+
+
 def is_ready(node: api.Json | None) -> bool:
     conditions = (node or {}).get("status", {}).get("conditions") or []
     return ("Ready", "True") in {(item["type"], item["status"]) for item in conditions}
@@ -163,7 +182,7 @@ async def test_the_node_says_which_cluster_it_stands_for_and_is_ready(
     assert node is not None
     assert node["metadata"]["labels"]["liqo.io/type"] == "virtual-node"
     assert node["metadata"]["labels"]["liqo.io/remote-cluster-id"] == "milan"
-    assert node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"] > 0
+    assert node["status"]["addresses"][0] == {"type": "InternalIP", "address": "127.0.0.1"}
     lease = await control_planes.wait_until_there(
         consumer, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", "milan"
     )
@@ -374,6 +393,42 @@ async def test_a_pod_of_an_unmapped_namespace_waits_and_says_why(
         "secret",
         lambda pod: pod is not None and pod["status"].get("reason") == "NamespaceNotOffloaded",
     )
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param(("logs", "asked"), id="logs"),
+        pytest.param(("exec", "asked", "--", "true"), id="exec"),
+    ],
+)
+async def test_kubectl_reaches_the_provider_through_the_kubelet(
+    kubelet: Kubelet,
+    consumer: api.Api,
+    provider: api.Api,
+    rome: control_plane.ControlPlane,
+    verb: tuple[str, ...],
+) -> None:
+    if await consumer.find(f"{LOCAL_PODS}/asked") is None:
+        await offload(consumer, provider, "asked")
+    process = await asyncio.create_subprocess_exec(
+        str(settings.DEFAULT_INSTANCE / "bin" / "kubectl"),
+        f"--kubeconfig={rome.kubeconfig}",
+        *verb,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+    output, _ = await process.communicate()
+
+    # The last answer is that of the provider's API server: its node is one in name only.
+    assert "no preferred addresses found" in output.decode()
+
+
+async def test_nobody_but_the_api_server_is_served(kubelet: Kubelet) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(f"https://127.0.0.1:{kubelet.port}/healthz", ssl=False)
 
 
 @pytest.mark.parametrize("server", ["rome", "milan"])
