@@ -1,0 +1,181 @@
+"""What deploy/ installs, as a real API server understands it.
+
+Covered: the schema of RemoteCluster with its rules; the rights of each account,
+both what it may and what it may not; that nothing runs on a virtual node.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import control_plane
+from tests.cluster import fabric
+
+Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
+
+NODE_USER = "system:serviceaccount:csi-liqo:csi-liqo-node"
+SECRET = {"name": "milan"}
+
+
+def forge_remote(**spec: Any) -> str:
+    """Return a RemoteCluster; a test names only what it is about."""
+    return yaml.safe_dump(
+        {
+            "apiVersion": "csi.liqo.io/v1alpha1",
+            "kind": "RemoteCluster",
+            "metadata": {"name": "schema"},
+            "spec": {"clusterID": "paris", "kubeconfigSecretRef": SECRET, **spec},
+        }
+    )
+
+
+def dry_run(plane: control_plane.ControlPlane, text: str) -> subprocess.CompletedProcess[str]:
+    command = [str(fabric.BINARIES / "kubectl"), f"--kubeconfig={plane.kubeconfig}"]
+    command += ["create", "--dry-run=server", "-o", "json", "-f", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        pytest.param({"clusterID": "Paris"}, "spec.clusterID", id="id-that-is-no-label-value"),
+        pytest.param({"clusterID": ""}, "spec.clusterID", id="empty-id"),
+        pytest.param({"kubeconfigSecretRef": {}}, "kubeconfigSecretRef.name", id="no-secret"),
+        pytest.param({"nodeSelector": {}}, "spec.nodeSelector", id="selector-of-every-node"),
+        pytest.param(
+            {"namespaceMapping": {"explicit": {"a": "csi-liqo-storage"}}},
+            "never the target of a mapping",
+            id="target-that-holds-twins",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"template": "all-${consumer}"}},
+            "must contain ${namespace}",
+            id="template-with-one-target-for-all",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"template": "${name}-${namespace}"}},
+            "namespaceMapping.template",
+            id="unknown-variable",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"default": "Any"}}, "Unsupported value", id="unknown-default"
+        ),
+        pytest.param(
+            {"classes": [{"virtual": "v", "offered": "a"}, {"virtual": "v", "offered": "b"}]},
+            "Duplicate value",
+            id="one-virtual-class-twice",
+        ),
+    ],
+)
+def test_a_remote_cluster_that_cannot_be_meant_is_refused(
+    prepared: Planes, spec: dict[str, Any], complaint: str
+) -> None:
+    answer = dry_run(prepared[0], forge_remote(**spec))
+
+    assert answer.returncode != 0
+    assert complaint in answer.stderr
+
+
+def test_what_a_remote_cluster_leaves_out_is_filled_in(prepared: Planes) -> None:
+    answer = dry_run(prepared[0], forge_remote())
+
+    spec = json.loads(answer.stdout)["spec"]
+    assert spec["kubeconfigSecretRef"] == {
+        "namespace": "csi-liqo",
+        "name": "milan",
+        "key": "kubeconfig",
+    }
+    assert spec["namespaceMapping"] == {"default": "None"}
+
+
+def test_a_cluster_id_never_changes(prepared: Planes) -> None:
+    rome = prepared[0]
+    fabric.kubectl(rome, "apply", "-f", "-", text=forge_remote(clusterID="paris"))
+    try:
+        with pytest.raises(subprocess.CalledProcessError):
+            fabric.kubectl(rome, "apply", "-f", "-", text=forge_remote(clusterID="lyon"))
+    finally:
+        fabric.kubectl(rome, "delete", "remotecluster", "schema")
+
+
+CONTROLLER_RIGHTS = [
+    ("create", "persistentvolumeclaims", "csi-liqo-storage", True),
+    ("delete", "persistentvolumeclaims", "csi-liqo-storage", True),
+    ("patch", "persistentvolumeclaims", "default", True),
+    ("create", "persistentvolumeclaims", "default", False),
+    ("delete", "persistentvolumeclaims", "default", False),
+    ("list", "secrets", "csi-liqo", True),
+    ("get", "secrets", "default", False),
+    ("list", "secrets", "kube-system", False),
+    ("create", "secrets", "csi-liqo", False),
+    ("patch", "nodes", "", True),
+    ("delete", "nodes", "", False),
+    ("create", "csinodes.storage.k8s.io", "", True),
+    ("patch", "remoteclusters.csi.liqo.io/status", "", True),
+    ("create", "remoteclusters.csi.liqo.io", "", False),
+    ("create", "pods", "csi-liqo", False),
+    ("get", "pods", "default", False),
+    ("create", "clusterroles.rbac.authorization.k8s.io", "", False),
+    ("get", "configmaps", "csi-liqo", False),
+]
+
+
+@pytest.mark.parametrize(("verb", "kind", "namespace", "granted"), CONTROLLER_RIGHTS)
+def test_the_controller_may_do_this_and_no_more(
+    prepared: Planes, verb: str, kind: str, namespace: str, *, granted: bool
+) -> None:
+    assert can(prepared[0], fabric.CONTROLLER_USER, verb, kind, namespace) is granted
+
+
+@pytest.mark.parametrize("kind", ["nodes", "pods", "secrets", "persistentvolumeclaims"])
+@pytest.mark.parametrize("verb", ["get", "list", "patch"])
+def test_the_node_role_may_do_nothing(prepared: Planes, verb: str, kind: str) -> None:
+    assert not can(prepared[0], NODE_USER, verb, kind, "csi-liqo")
+
+
+def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> None:
+    user = "system:serviceaccount:csi-liqo-consumers:somebody-else"
+
+    assert not can(prepared[1], user, "get", "persistentvolumeclaims", "default")
+    assert not can(prepared[1], user, "list", "storageclasses.storage.k8s.io", "")
+
+
+@pytest.mark.parametrize("owner", ["deployment/csi-liqo-controller", "daemonset/csi-liqo-node"])
+def test_nothing_of_the_driver_runs_on_a_virtual_node(prepared: Planes, owner: str) -> None:
+    found = json.loads(fabric.kubectl(prepared[0], "-n", "csi-liqo", "get", owner, "-o", "json"))
+
+    node_affinity = found["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    required = node_affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    rule = {"key": "liqo.io/type", "operator": "NotIn", "values": ["virtual-node"]}
+    assert all(rule in term["matchExpressions"] for term in required["nodeSelectorTerms"])
+
+
+@pytest.mark.parametrize("example", sorted((fabric.ROOT / "examples").glob("*.yaml")))
+def test_every_example_is_understood(prepared: Planes, example: Any) -> None:
+    answer = dry_run(prepared[0], example.read_text())
+
+    assert answer.returncode == 0, answer.stderr
+
+
+def can(plane: control_plane.ControlPlane, user: str, verb: str, kind: str, namespace: str) -> bool:
+    """Ask the API server whether a user has a right."""
+    kind, _, subresource = kind.partition("/")
+    kind, _, group = kind.partition(".")
+    attributes = {"verb": verb, "resource": kind, "group": group, "subresource": subresource}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": user,
+            "groups": ["system:serviceaccounts", "system:authenticated"],
+            "resourceAttributes": {**attributes, "namespace": namespace},
+        },
+    }
+    text = json.dumps(review)
+    answer = fabric.kubectl(plane, "create", "-o", "json", "-f", "-", text=text)
+    return bool(json.loads(answer)["status"]["allowed"])
