@@ -7,9 +7,9 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterable
-from importlib import metadata
 from typing import Final
 
+import csi_liqo
 from csi_liqo.app import stopping
 from csi_liqo.kube import api, collection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
@@ -222,7 +222,7 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
                 csi_pb2_grpc.add_IdentityServicer_to_server,
                 identity.IdentityServicer(
                     name=settings.driver_name,
-                    version=metadata.version("csi-liqo"),
+                    version=csi_liqo.__version__,
                     is_ready=lambda: controller.ready,
                     capabilities=PLUGIN_CAPABILITIES,
                 ),

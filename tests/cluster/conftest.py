@@ -1,0 +1,52 @@
+"""One consumer and one provider for all tests of this folder; each test has its namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import binaries, control_plane, settings
+from tests import control_planes
+from tests.cluster import fabric
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[control_plane.ControlPlane, control_plane.ControlPlane]]:
+    links = settings.DEFAULT_INSTANCE / "bin"
+    asyncio.run(binaries.ensure(links, ["etcd", "kubernetes", "provisioner"]))
+    arguments = fabric.CONTROL_PLANE_ARGUMENTS
+    with (
+        control_planes.running(
+            "rome", tmp_path_factory.mktemp("rome"), extra_arguments=arguments
+        ) as rome,
+        control_planes.running(
+            "milan", tmp_path_factory.mktemp("milan"), extra_arguments=arguments
+        ) as milan,
+    ):
+        fabric.prepare_consumer(rome)
+        fabric.prepare_provider(milan)
+        yield rome, milan
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> str:
+    """A namespace named after the test, for a person who reads a log."""
+    text = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))
+    return f"{text[:40].strip('-')}-{abs(hash(request.node.nodeid)) % 10000}"
+
+
+@pytest.fixture
+async def driver(
+    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+    tmp_path: Path,
+    namespace: str,
+) -> AsyncIterator[fabric.Fabric]:
+    """The driver as it is deployed, without any fault."""
+    async with fabric.running(*prepared, tmp_path, namespace) as running:
+        yield running

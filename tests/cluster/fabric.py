@@ -1,0 +1,464 @@
+"""Two real clusters without kubelets, and the driver between them as it is deployed.
+
+The manifests of deploy/ are applied to the consumer, and controller and sidecar run
+under the rights these give, as processes that can be killed. Pods are scheduled and
+never run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Final
+
+import yaml
+
+from lab import api, control_plane, leaks, settings
+from tests import control_planes
+
+ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
+BINARIES: Final = settings.DEFAULT_INSTANCE / "bin"
+
+CLAIMS: Final = "/api/v1/namespaces/{}/persistentvolumeclaims"
+VOLUMES: Final = "/api/v1/persistentvolumes"
+NODES: Final = "/api/v1/nodes"
+CSI_NODES: Final = "/apis/storage.k8s.io/v1/csinodes"
+CLASSES: Final = "/apis/storage.k8s.io/v1/storageclasses"
+REMOTE_CLUSTERS: Final = "/apis/csi.liqo.io/v1alpha1/remoteclusters"
+TWINS: Final = "csi-liqo-storage"
+SECRETS: Final = "/api/v1/namespaces/csi-liqo/secrets"
+
+CLUSTER_KEY: Final = "topology.csi.liqo.io/cluster"
+NODE_KEY: Final = "topology.csi.liqo.io/node"
+
+CONTROLLER_USER: Final = "system:serviceaccount:csi-liqo:csi-liqo-controller"
+CONSUMER_USER: Final = "system:serviceaccount:csi-liqo-consumers:rome"
+
+# Nodes whose kubelets do not exist must not be found dead.
+CONTROL_PLANE_ARGUMENTS: Final = {
+    control_plane.CONTROLLERS: ["--node-monitor-grace-period=24h", "--pvclaimbinder-sync-period=2s"]
+}
+
+Json = dict[str, Any]
+
+
+def claims_in(namespace: str) -> str:
+    """Return the collection of a namespace's claims."""
+    return CLAIMS.format(namespace)
+
+
+def kubectl(plane: control_plane.ControlPlane, *arguments: str, text: str = "") -> str:
+    """Run kubectl as the administrator of a cluster and return what it prints."""
+    command = [str(BINARIES / "kubectl"), f"--kubeconfig={plane.kubeconfig}", *arguments]
+    return subprocess.run(command, input=text, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def prepare_consumer(rome: control_plane.ControlPlane) -> None:
+    """Install the driver's manifests, real classes and two nodes with the driver on them."""
+    kubectl(rome, "apply", "-k", str(ROOT / "deploy/base"))
+    kubectl(rome, "wait", "--for=condition=Established", "crd/remoteclusters.csi.liqo.io")
+    kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([
+        *real_classes(),
+        *(part for name in ("rome-1", "rome-2") for part in node(name, "rome")),
+        virtual_class("csi-liqo-static", {"localClass": "static"}),
+    ]))  # fmt: skip
+    for name in ("rome-1", "rome-2", "milan"):
+        if name == "milan":
+            labels = {"liqo.io/type": "virtual-node", "liqo.io/remote-cluster-id": "milan"}
+            kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump(_node(name, labels)))
+        room = {"cpu": "64", "memory": "64Gi", "pods": "900"}
+        ready = [{"type": "Ready", "status": "True"}]
+        patch = json.dumps({"status": {"conditions": ready, "allocatable": room, "capacity": room}})
+        kubectl(rome, "patch", "node", name, "--subresource=status", f"--patch={patch}")
+
+
+def prepare_provider(milan: control_plane.ControlPlane) -> None:
+    """Make real classes, offer two of them, and grant a consumer what deploy/provider has."""
+    kubectl(milan, "apply", "-k", str(ROOT / "deploy/provider"))
+    classes = list(real_classes())
+    for real in classes[:2]:
+        real["metadata"]["labels"] = {"csi.liqo.io/offered": "true"}
+    kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump_all(classes))
+    for grant in ("offered-classes", "volumes", "identity"):
+        role = f"csi-liqo-consumer-{grant}"
+        to = (f"--clusterrole={role}", f"--user={CONSUMER_USER}")
+        kubectl(milan, "create", "clusterrolebinding", role, *to)
+
+
+def grant_namespace(milan: control_plane.ControlPlane, namespace: str) -> None:
+    """Make a mapped namespace in the provider, with the consumer's rights in it."""
+    kubectl(milan, "create", "namespace", namespace)
+    for grant in ("claims", "events"):
+        role = f"csi-liqo-consumer-{grant}"
+        to = (f"--clusterrole={role}", f"--user={CONSUMER_USER}")
+        kubectl(milan, "-n", namespace, "create", "rolebinding", role, *to)
+
+
+def real_classes() -> Iterable[Json]:
+    """Return the real classes of a cluster: two dynamic ones, one of volumes made by hand."""
+    for name, provisioner, mode in (
+        ("hostpath", "kubernetes.io/host-path", "Immediate"),
+        ("hostpath-wffc", "kubernetes.io/host-path", "WaitForFirstConsumer"),
+        ("static", "kubernetes.io/no-provisioner", "WaitForFirstConsumer"),
+    ):
+        default = "true" if name == "hostpath" else "false"
+        yield {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {
+                "name": name,
+                "annotations": {"storageclass.kubernetes.io/is-default-class": default},
+            },
+            "provisioner": provisioner,
+            "volumeBindingMode": mode,
+        }
+
+
+def virtual_class(name: str, parameters: dict[str, str], **more: str) -> Json:
+    """Return a class of the driver."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": "csi.liqo.io",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "parameters": parameters,
+        **more,
+    }
+
+
+def node(name: str, cluster: str) -> Iterable[Json]:
+    """Return a real node as kubelet would register it with the driver."""
+    labels = {CLUSTER_KEY: cluster, NODE_KEY: name}
+    yield _node(name, labels)
+    driver = {"name": "csi.liqo.io", "nodeID": name, "topologyKeys": [CLUSTER_KEY, NODE_KEY]}
+    yield {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "CSINode",
+        "metadata": {"name": name},
+        "spec": {"drivers": [driver]},
+    }
+
+
+def _node(name: str, labels: dict[str, str]) -> Json:
+    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def claim(name: str, *, storage_class: str = "csi-liqo", **spec: Any) -> Json:
+    """Return a virtual claim of 64 MiB."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "64Mi"}},
+            "storageClassName": storage_class,
+            **spec,
+        },
+    }
+
+
+def pod(claim_name: str, node_name: str) -> Json:
+    """Return a pod that consumes a claim on one node, as the scheduler sees it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": claim_name},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node_name},
+            "containers": [{"name": "main", "image": "none"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim_name}}],
+        },
+    }
+
+
+class Process:
+    """A program under test, with a log, that can be killed and started again."""
+
+    def __init__(self, arguments: Sequence[str], log: pathlib.Path, **environment: str) -> None:
+        self._arguments = arguments
+        self._environment = {**os.environ, **environment}
+        self.log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it; its output is appended to its log."""
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+            )
+
+    async def end(self, kind: signal.Signals = signal.SIGKILL) -> int:
+        """Send it a signal and wait until it is gone; returns its exit code."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(kind)
+        return await self._process.wait()
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.returncode is not None
+
+    async def keep_alive(self) -> None:
+        """Start it again whenever it ends, as kubelet would."""
+        while True:
+            assert self._process is not None
+            await self._process.wait()
+            await asyncio.sleep(0.2)  # kubelet waits too; a crash loop must not spin
+            await self.start()
+
+
+@dataclasses.dataclass
+class Fabric:
+    """The running driver and its two clusters, for one test in namespaces of its own.
+
+    `namespace` is the consumer's, mapped to `remote_namespace` of the provider.
+    """
+
+    rome: control_plane.ControlPlane
+    milan: control_plane.ControlPlane
+    consumer: api.Api
+    provider: api.Api
+    namespace: str
+    remote_namespace: str
+    directory: pathlib.Path
+    controller: Process
+    provisioner: Process
+    socket: pathlib.Path
+
+    @property
+    def claims(self) -> str:
+        return claims_in(self.namespace)
+
+    @property
+    def twins(self) -> str:
+        return claims_in(TWINS)
+
+    @property
+    def remote_claims(self) -> str:
+        return claims_in(self.remote_namespace)
+
+    async def claim_on(self, name: str, node_name: str, **how: Any) -> Json:
+        """Make a claim and a pod that wants it on a node; returns the claim."""
+        made = await self.consumer.create(self.claims, claim(name, **how))
+        await self.consume(name, node_name)
+        return made
+
+    async def consume(self, name: str, node_name: str) -> None:
+        """Make a pod that wants a claim on a node."""
+        await self.consumer.create(self._pods, pod(name, node_name))
+
+    async def bound(self, name: str, *, timeout_seconds: float = 40) -> tuple[Json, Json]:
+        """Wait until a claim is bound; returns it and its volume."""
+        found = await control_planes.wait_until(
+            self.consumer,
+            self.claims,
+            name,
+            lambda item: (item or {}).get("status", {}).get("phase") == "Bound",
+            timeout_seconds=timeout_seconds,
+        )
+        assert found is not None
+        return found, await self.consumer.get(f"{VOLUMES}/{found['spec']['volumeName']}")
+
+    async def release(self, name: str) -> None:
+        """Delete the pod of a claim."""
+        path = f"{self._pods}/{name}"
+        found = await self.consumer.find(path)
+        if found is not None:
+            await self.consumer.delete(path, uid=found["metadata"]["uid"], grace_seconds=0)
+            await control_planes.wait_until_gone(self.consumer, self._pods, name)
+
+    async def drop(self, name: str) -> None:
+        """Delete a claim's pod and the claim, and wait until the claim is gone."""
+        await self.release(name)
+        path = f"{self.claims}/{name}"
+        found = await self.consumer.find(path)
+        if found is not None:
+            await self.consumer.delete(path, uid=found["metadata"]["uid"])
+        await control_planes.wait_until_gone(self.consumer, self.claims, name)
+
+    async def volume_gone(self, name: str, *, timeout_seconds: float = 40) -> None:
+        """Wait until a virtual volume is gone."""
+        await control_planes.wait_until(
+            self.consumer, VOLUMES, name, lambda v: v is None, timeout_seconds=timeout_seconds
+        )
+
+    async def event(self, name: str, text: str, *, timeout_seconds: float = 40) -> str:
+        """Wait until an event on a claim contains a text; returns its whole message."""
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        async with asyncio.timeout(timeout_seconds):
+            query = {"fieldSelector": f"involvedObject.name={name}"}
+            listed = await self.consumer.get(path, query)
+            for item in listed["items"]:
+                if text in item["message"]:
+                    return str(item["message"])
+            query["resourceVersion"] = listed["metadata"]["resourceVersion"]
+            async for seen in self.consumer.watch(path, query, silence_seconds=timeout_seconds):
+                message = str(seen["object"].get("message", ""))
+                if text in message:
+                    return message
+        raise AssertionError("the watch ended")
+
+    async def snapshot(self) -> leaks.Snapshot:
+        """Account for all that exists in both clusters."""
+        rome = await leaks.snapshot_cluster(
+            "rome", self.rome.kubeconfig, hostpath=self.rome.hostpath_directory
+        )
+        return rome | await leaks.snapshot_cluster(
+            "milan", self.milan.kubeconfig, hostpath=self.milan.hostpath_directory
+        )
+
+    async def settled(self, before: leaks.Snapshot, *, timeout_seconds: float = 60) -> list[str]:
+        """Return what is left that was not there before, once nothing more goes away."""
+        left = leaks.difference(before, await self.snapshot())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while left:
+                    await asyncio.sleep(0.5)  # many kinds at once: no single watch tells
+                    left = leaks.difference(before, await self.snapshot())
+        return left
+
+    @property
+    def _pods(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods"
+
+
+def controller_command(socket: pathlib.Path, kubeconfig: pathlib.Path, *more: str) -> list[str]:
+    """Return the command line of the controller."""
+    return [
+        *(sys.executable, "/tmp/ctl.py"),
+        f"--csi-endpoint=unix://{socket}",
+        "--cluster-id=rome",
+        f"--kubeconfig={kubeconfig}",
+        "--health-address=127.0.0.1:0",
+        "--metrics-address=127.0.0.1:0",
+        *more,
+    ]
+
+
+def provisioner_command(socket: pathlib.Path, kubeconfig: pathlib.Path) -> list[str]:
+    """Return the sidecar's command line, with the arguments that deploy/ gives it."""
+    manifests = yaml.safe_load_all((ROOT / "deploy/base/controller.yaml").read_text())
+    containers = next(
+        part["spec"]["template"]["spec"]["containers"]
+        for part in manifests
+        if part["kind"] == "Deployment"
+    )
+    deployed = next(c["args"] for c in containers if c["name"] == "csi-provisioner")
+    own = ("--csi-address", "--leader-election", "--http-endpoint", "--feature-gates", "--timeout")
+    return [
+        str(BINARIES / "csi-provisioner"),
+        *(argument for argument in deployed if not argument.startswith(own)),
+        f"--csi-address={socket}",
+        f"--kubeconfig={kubeconfig}",
+        "--timeout=20s",  # a test should not wait two minutes for a call that hangs
+    ]
+
+
+def remote_cluster(mapping: dict[str, str], **spec: Any) -> Json:
+    """Return the RemoteCluster that stands for the provider."""
+    return {
+        "apiVersion": "csi.liqo.io/v1alpha1",
+        "kind": "RemoteCluster",
+        "metadata": {"name": "milan"},
+        "spec": {
+            "clusterID": "milan",
+            "kubeconfigSecretRef": {"name": "milan"},
+            "namespaceMapping": {"explicit": mapping},
+            **spec,
+        },
+    }
+
+
+def kubeconfig_secret(text: str) -> Json:
+    """Return the Secret by which the consumer reaches the provider."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "milan", "namespace": "csi-liqo"},
+        "stringData": {"kubeconfig": text},
+    }
+
+
+@contextlib.asynccontextmanager
+async def running(
+    rome: control_plane.ControlPlane,
+    milan: control_plane.ControlPlane,
+    directory: pathlib.Path,
+    namespace: str,
+    *,
+    consumer_kubeconfig: pathlib.Path | None = None,
+    provider_kubeconfig: str = "",
+    orphan_grace_seconds: float = 300,
+    change: Callable[[Json], None] = lambda remote: None,
+) -> AsyncIterator[Fabric]:
+    """Run controller and sidecar against two prepared clusters, for one test.
+
+    Another kubeconfig than the real one leads a side through a proxy. `change` edits
+    the RemoteCluster before it is applied.
+    """
+    remote_namespace = f"rome-{namespace}"
+    kubectl(rome, "create", "namespace", namespace)
+    grant_namespace(milan, remote_namespace)
+    text = provider_kubeconfig or milan.kubeconfig_text(CONSUMER_USER)
+    remote = remote_cluster({namespace: remote_namespace})
+    change(remote)
+    kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([kubeconfig_secret(text), remote]))
+    socket = directory / "csi.sock"
+    kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(CONTROLLER_USER)
+    arguments = controller_command(
+        socket, kubeconfig, f"--orphan-grace-seconds={orphan_grace_seconds}"
+    )
+    controller = Process(arguments, directory / "controller.log")
+    sidecar = Process(
+        provisioner_command(socket, rome.kubeconfig_for(CONTROLLER_USER)),
+        directory / "csi-provisioner.log",
+        NAMESPACE="csi-liqo",
+    )
+    async with (
+        await api.Api.of(rome.kubeconfig) as consumer,
+        await api.Api.of(milan.kubeconfig) as provider,
+    ):
+        fabric = Fabric(
+            *(rome, milan, consumer, provider, namespace, remote_namespace),
+            *(directory, controller, sidecar, socket),
+        )
+        await controller.start()
+        await sidecar.start()
+        supervisor = asyncio.create_task(sidecar.keep_alive())  # it ends with every connection
+        try:
+            await control_planes.wait_until(
+                consumer, REMOTE_CLUSTERS, "milan", lambda item: is_ready(item) is not None
+            )
+            yield fabric
+        except BaseException:
+            for process in (controller, sidecar):
+                sys.stderr.write(f"--- {process.log.name}\n{process.log.read_text()[-6000:]}\n")
+            raise
+        finally:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+            await sidecar.end()
+            await controller.end(signal.SIGTERM)
+
+
+def is_ready(remote: Json | None) -> bool | None:
+    """Return whether a RemoteCluster is ready, None while it says nothing."""
+    for condition in (remote or {}).get("status", {}).get("conditions", []):
+        if condition["type"] == "Ready":
+            return bool(condition["status"] == "True")
+    return None
