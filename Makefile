@@ -91,9 +91,9 @@ lock:  ## Pin the Python packages anew, from pyproject.toml
 	build/lock/bin/pip install --quiet 'pip-tools~=7.6'
 	PATH="$(CURDIR)/build/lock/bin:$$PATH" build/lock/bin/python requirements/lock.py
 
+# The virtual path makes the imports of the generated modules absolute.
 .PHONY: generate
 generate: $(INSTALLED)  ## Regenerate csi_liqo/rpc/pb from protos/
-	# The virtual path makes the imports absolute.
 	$(PYTHON) -m grpc_tools.protoc -Icsi_liqo/rpc/pb=protos \
 		--plugin=protoc-gen-mypy_grpc=$(MYPY_GRPC) \
 		--python_out=$(GENERATED) --pyi_out=$(GENERATED) \
