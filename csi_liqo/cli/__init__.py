@@ -1,0 +1,177 @@
+"""The program's commands: the only place that parses arguments, prints and sets exit codes.
+
+Each command imports what it needs when it runs: the node role must not pay in
+memory for the controller's libraries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import sys
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from csi_liqo.model import controller_settings, errors, names, settings
+
+app = typer.Typer(
+    name="csi-liqo",
+    help="One virtual StorageClass for a federation of Kubernetes clusters.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+FAILED = 1
+REFUSED = 2
+"""Exit codes: it ended with an error; it was told something that cannot be meant."""
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _env(option: str, *others: str) -> list[str]:
+    """Return the variables that stand for ``--x-y``: CSI_LIQO_X_Y, then the named others."""
+    return [f"CSI_LIQO_{option.upper().replace('-', '_')}", *others]
+
+
+ClusterId = Annotated[
+    str, typer.Option(envvar=_env("cluster-id"), help="This cluster's id, the same in both roles.")
+]
+DriverName = Annotated[str, typer.Option(envvar=_env("driver-name"), help="The CSI driver's name.")]
+HealthAddress = Annotated[
+    str, typer.Option(envvar=_env("health-address"), help="Where /healthz is served.")
+]
+MetricsAddress = Annotated[
+    str, typer.Option(envvar=_env("metrics-address"), help="Where /metrics is served.")
+]
+Level = Annotated[
+    LogLevel, typer.Option(envvar=_env("log-level"), help="The least level that is logged.")
+]
+
+
+@app.command()
+def controller(
+    *,
+    cluster_id: ClusterId,
+    csi_endpoint: Annotated[
+        str, typer.Option(envvar=_env("csi-endpoint"), help="The CSI socket: unix:///a/b.sock.")
+    ],
+    driver_name: DriverName = names.DEFAULT_DRIVER,
+    twins_namespace: Annotated[
+        str,
+        typer.Option(envvar=_env("twins-namespace"), help="The namespace of local twins."),
+    ] = names.DEFAULT_TWINS_NAMESPACE,
+    kubeconfig: Annotated[
+        pathlib.Path | None,
+        typer.Option(envvar=_env("kubeconfig"), help="Instead of the pod's own service account."),
+    ] = None,
+    orphan_grace_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar=_env("orphan-grace-seconds"),
+            help="How long a twin that was never handed over is left alone.",
+        ),
+    ] = controller_settings.ORPHAN_GRACE_SECONDS,
+    health_address: HealthAddress = ":9809",
+    metrics_address: MetricsAddress = ":9808",
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """Serve the CSI controller of this cluster."""
+    wanted = controller_settings.ControllerSettings(
+        cluster_id=cluster_id,
+        csi_endpoint=csi_endpoint,
+        driver_name=driver_name,
+        twins_namespace=twins_namespace,
+        kubeconfig=kubeconfig,
+        orphan_grace_seconds=orphan_grace_seconds,
+        health_address=health_address,
+        metrics_address=metrics_address,
+    )
+    from csi_liqo.app import controller as role
+
+    _serve(role.run(wanted), log_level)
+
+
+@app.command()
+def node(
+    *,
+    cluster_id: ClusterId,
+    node_name: Annotated[
+        str,
+        typer.Option(envvar=_env("node-name", "NODE_NAME"), help="The Node object's name."),
+    ],
+    driver_name: DriverName = names.DEFAULT_DRIVER,
+    kubelet_dir: Annotated[
+        pathlib.Path,
+        typer.Option(
+            envvar=_env("kubelet-dir"), help="kubelet's --root-dir, at the same path here."
+        ),
+    ] = pathlib.Path("/var/lib/kubelet"),
+    host_root: Annotated[
+        pathlib.Path,
+        typer.Option(envvar=_env("host-root"), help="Where the host's root folder is mounted."),
+    ] = pathlib.Path("/host"),
+    csi_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar=_env("csi-endpoint"),
+            help="The CSI socket [default: plugins/<driver>/csi.sock in kubelet's folder].",
+        ),
+    ] = None,
+    registration: Annotated[
+        bool,
+        typer.Option(
+            envvar=_env("registration"),
+            help="Register with kubelet; not beside a node-driver-registrar.",
+        ),
+    ] = True,
+    health_address: HealthAddress = ":9809",
+    metrics_address: MetricsAddress = ":9808",
+    drain_seconds: Annotated[
+        float,
+        typer.Option(envvar=_env("drain-seconds"), help="What running calls have after SIGTERM."),
+    ] = 25.0,
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """Serve the CSI node plugin of one node."""
+    from csi_liqo.app import node as role
+    from csi_liqo.rpc import server
+
+    wanted = settings.NodeSettings(
+        cluster_id=cluster_id,
+        node_name=node_name,
+        driver_name=driver_name,
+        kubelet_dir=kubelet_dir,
+        host_root=host_root,
+        endpoint=None if csi_endpoint is None else server.path_of(csi_endpoint),
+        registers=registration,
+        health_address=health_address,
+        metrics_address=metrics_address,
+        drain_seconds=drain_seconds,
+    )
+    _serve(role.run(wanted), log_level)
+
+
+def _serve(role: Coroutine[Any, Any, None], level: LogLevel) -> None:
+    from csi_liqo.app import logs
+
+    logs.to_stderr(level.value)
+    asyncio.run(role)
+
+
+def main() -> None:
+    """Run the program; an error with a meaning is one line on standard error."""
+    try:
+        app()
+    except errors.Error as error:
+        print(f"csi-liqo: {error}", file=sys.stderr)
+        sys.exit(REFUSED if isinstance(error, errors.InvalidRequestError) else FAILED)

@@ -1,0 +1,149 @@
+"""The Node service: conversion, and one call into the use case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from csi_liqo.model import errors
+from csi_liqo.rpc import convert
+from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
+from csi_liqo.service.node import requests
+
+CAPABILITIES: Final = (
+    csi_pb2.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,
+    csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS,
+    # As the controller's: kubelet names ReadWriteOncePod apart only when both have it
+    # (kubernetes v1.37.2, csi_client.go:518-547).
+    csi_pb2.NodeServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
+)
+
+
+class Volumes(Protocol):
+    """What the use cases offer; each raises ``model.errors``, each may be repeated."""
+
+    async def stage(self, request: requests.StageRequest) -> None: ...
+
+    async def unstage(self, volume_id: str, staging_path: str) -> None: ...
+
+    async def publish(self, request: requests.PublishRequest) -> None: ...
+
+    async def unpublish(self, volume_id: str, target_path: str) -> None: ...
+
+    async def usage(self, volume_id: str, path: str) -> requests.Usage: ...
+
+
+class NodeServicer(csi_pb2_grpc.NodeServicer):
+    """Serves Node; what is not advertised answers UNIMPLEMENTED.
+
+    ``segment`` is this node's topology, which must never change while it has volumes.
+    """
+
+    def __init__(self, service: Volumes, *, node_name: str, segment: Mapping[str, str]) -> None:
+        self._volumes = service
+        self._node_name = node_name
+        self._segment = dict(segment)
+
+    async def NodeStageVolume(
+        self, request: csi_pb2.NodeStageVolumeRequest, context: object
+    ) -> csi_pb2.NodeStageVolumeResponse:
+        await self._volumes.stage(
+            requests.StageRequest(
+                volume_id=convert.identifier(request.volume_id, "volume_id"),
+                staging_path=_path(request.staging_target_path, "staging_target_path"),
+                capability=convert.capability(request.volume_capability),
+                context=dict(request.volume_context),
+            )
+        )
+        return csi_pb2.NodeStageVolumeResponse()
+
+    async def NodeUnstageVolume(
+        self, request: csi_pb2.NodeUnstageVolumeRequest, context: object
+    ) -> csi_pb2.NodeUnstageVolumeResponse:
+        await self._volumes.unstage(
+            convert.identifier(request.volume_id, "volume_id"),
+            _path(request.staging_target_path, "staging_target_path"),
+        )
+        return csi_pb2.NodeUnstageVolumeResponse()
+
+    async def NodePublishVolume(
+        self, request: csi_pb2.NodePublishVolumeRequest, context: object
+    ) -> csi_pb2.NodePublishVolumeResponse:
+        await self._volumes.publish(
+            requests.PublishRequest(
+                volume_id=convert.identifier(request.volume_id, "volume_id"),
+                # Its absence is no malformed request: CSI wants FAILED_PRECONDITION.
+                staging_path=request.staging_target_path,
+                target_path=_path(request.target_path, "target_path"),
+                capability=convert.capability(request.volume_capability),
+                read_only=request.readonly,
+                context=dict(request.volume_context),
+            )
+        )
+        return csi_pb2.NodePublishVolumeResponse()
+
+    async def NodeUnpublishVolume(
+        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: object
+    ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        await self._volumes.unpublish(
+            convert.identifier(request.volume_id, "volume_id"),
+            _path(request.target_path, "target_path"),
+        )
+        return csi_pb2.NodeUnpublishVolumeResponse()
+
+    async def NodeGetVolumeStats(
+        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: object
+    ) -> csi_pb2.NodeGetVolumeStatsResponse:
+        usage = await self._volumes.usage(
+            convert.identifier(request.volume_id, "volume_id"),
+            _path(request.volume_path, "volume_path"),
+        )
+        return csi_pb2.NodeGetVolumeStatsResponse(usage=_usages(usage))
+
+    async def NodeGetCapabilities(
+        self, request: csi_pb2.NodeGetCapabilitiesRequest, context: object
+    ) -> csi_pb2.NodeGetCapabilitiesResponse:
+        return csi_pb2.NodeGetCapabilitiesResponse(
+            capabilities=[
+                csi_pb2.NodeServiceCapability(rpc=csi_pb2.NodeServiceCapability.RPC(type=kind))
+                for kind in CAPABILITIES
+            ]
+        )
+
+    async def NodeGetInfo(
+        self, request: csi_pb2.NodeGetInfoRequest, context: object
+    ) -> csi_pb2.NodeGetInfoResponse:
+        return csi_pb2.NodeGetInfoResponse(
+            node_id=self._node_name,
+            accessible_topology=csi_pb2.Topology(segments=self._segment),
+        )
+
+
+def _path(value: str, field: str) -> str:
+    if not value:
+        raise errors.InvalidRequestError(f"{field} is missing")
+    return value
+
+
+def _usages(usage: requests.Usage) -> list[csi_pb2.VolumeUsage]:
+    if usage.block:
+        unit = csi_pb2.VolumeUsage.BYTES
+        return [csi_pb2.VolumeUsage(unit=unit, total=usage.total_bytes)]
+    found = [
+        csi_pb2.VolumeUsage(
+            unit=csi_pb2.VolumeUsage.BYTES,
+            total=usage.total_bytes,
+            used=usage.used_bytes,
+            available=usage.available_bytes,
+        )
+    ]
+    if usage.total_inodes:
+        found.append(
+            csi_pb2.VolumeUsage(
+                unit=csi_pb2.VolumeUsage.INODES,
+                total=usage.total_inodes,
+                used=usage.used_inodes,
+                available=usage.available_inodes,
+            )
+        )
+    return found
