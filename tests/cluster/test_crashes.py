@@ -1,0 +1,214 @@
+"""The controller is killed before and after each of its writes, and everything converges.
+
+A row is a verb with the writes it is known to make: one more write in the code makes the
+first test of this file fail, so that no write goes without its two crashes. After each
+crash the claim is bound or gone as was wanted, by exactly one twin, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from lab import control_plane
+from lab.faults import proxy, rules
+from tests import control_planes
+from tests.cluster import fabric
+
+Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
+
+# What reconcilers write when a controller starts is another story than that of a volume.
+WRITES: Final = rules.Match(
+    is_write=True,
+    other_than=frozenset({"leases", "events", "remoteclusters", "nodes", "csinodes"}),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A verb, where its consumer is, and its writes to each cluster's API server."""
+
+    verb: str
+    node: str
+    storage_class: str
+    rome: tuple[str, ...] = ()
+    milan: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.verb}-{self.storage_class}-on-{self.node}"
+
+
+CLAIM: Final = "persistentvolumeclaims"
+VOLUME: Final = "persistentvolumes"
+
+ROWS: Final = (
+    Row("create", "rome-1", "csi-liqo", rome=(f"POST {CLAIM}", f"PATCH {CLAIM}")),
+    Row(
+        "create",
+        "rome-2",
+        "csi-liqo-static",
+        rome=(f"POST {CLAIM}", f"PATCH {VOLUME}", f"PATCH {CLAIM}"),
+    ),
+    Row(
+        "create",
+        "milan",
+        "csi-liqo",
+        rome=(f"PATCH {CLAIM}",),
+        milan=(f"POST {CLAIM}", f"PATCH {CLAIM}"),
+    ),
+    Row("delete", "rome-1", "csi-liqo", rome=(f"PATCH {CLAIM}", f"DELETE {CLAIM}")),
+    Row("delete", "milan", "csi-liqo", milan=(f"PATCH {CLAIM}", f"DELETE {CLAIM}")),
+)
+
+CRASHES: Final = [
+    pytest.param(row, cluster, number, when, id=f"{row.id}-{when.name.lower()}-{cluster}-{number}")
+    for row in ROWS
+    for cluster in ("rome", "milan")
+    for number in range(1, len(getattr(row, cluster)) + 1)
+    for when in rules.When
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The running driver, and a proxy before each API server that it speaks to."""
+
+    driver: fabric.Fabric
+    rome: proxy.FaultProxy
+    milan: proxy.FaultProxy
+
+    async def begin(self, row: Row) -> str:
+        """Do all but the last step of a verb; returns the name of the volume, if it has one."""
+        if row.storage_class == "csi-liqo-static":
+            await self.driver.consumer.create(fabric.VOLUMES, _made_by_hand(row.node))
+        if row.verb == "create":
+            return ""
+        await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
+        _, volume = await self.driver.bound("data")
+        return str(volume["metadata"]["name"])
+
+    async def act(self, row: Row) -> None:
+        """Do the last step of a verb, without waiting for what comes of it."""
+        if row.verb == "create":
+            await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
+        else:
+            await self.driver.drop("data")
+
+    async def finish(self, row: Row, volume: str) -> None:
+        """See the verb come to its end, and take away what it made."""
+        if row.verb == "create":
+            _, made = await self.driver.bound("data")
+            await self._see_exactly_one_twin(row, made)
+            volume = str(made["metadata"]["name"])
+            await self.driver.drop("data")
+        await self.driver.volume_gone(volume)
+        if row.storage_class == "csi-liqo-static":
+            await self._take_away_by_hand()
+
+    async def _see_exactly_one_twin(self, row: Row, volume: fabric.Json) -> None:
+        local = (await self.driver.consumer.get(self.driver.twins))["items"]
+        remote = (await self.driver.provider.get(self.driver.remote_claims))["items"]
+        twins = [
+            f"{twin['metadata']['namespace']}/{twin['metadata']['name']}/{twin['metadata']['uid']}"
+            for twin in local + remote
+        ]
+        assert twins == [volume["spec"]["csi"]["volumeAttributes"]["twin"]]
+        assert bool(remote) == (row.node == "milan")
+
+    async def _take_away_by_hand(self) -> None:
+        """The administrator kept it (Retain), so the administrator deletes it."""
+        path = f"{fabric.VOLUMES}/by-hand"
+        kept = await control_planes.wait_until(
+            self.driver.consumer,
+            fabric.VOLUMES,
+            "by-hand",
+            lambda item: (item or {}).get("status", {}).get("phase") == "Released",
+        )
+        assert kept is not None
+        await self.driver.consumer.delete(path, uid=kept["metadata"]["uid"])
+
+
+def _made_by_hand(node: str) -> fabric.Json:
+    rule = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    terms = [{"matchExpressions": [rule]}]
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "by-hand"},
+        "spec": {
+            "capacity": {"storage": "100Mi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "static",
+            "local": {"path": "/mnt/by-hand"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
+        },
+    }
+
+
+@pytest.fixture
+async def watched(prepared: Planes, tmp_path: Path, namespace: str) -> AsyncIterator[Watched]:
+    rome, milan = prepared
+    rights = rome.kubeconfig_for(fabric.CONTROLLER_USER)
+    consumer_rights = milan.kubeconfig_for(fabric.CONSUMER_USER)
+    async with contextlib.AsyncExitStack() as stack:
+        before_rome = await stack.enter_async_context(
+            proxy.FaultProxy(rights, tmp_path / "rome-proxy")
+        )
+        before_milan = await stack.enter_async_context(
+            proxy.FaultProxy(consumer_rights, tmp_path / "milan-proxy")
+        )
+        running = fabric.running(
+            *(rome, milan, tmp_path, namespace),
+            consumer_kubeconfig=before_rome.kubeconfig,
+            provider_kubeconfig=before_milan.kubeconfig.read_text(),
+        )
+        driver = await stack.enter_async_context(running)
+        yield Watched(driver, before_rome, before_milan)
+
+
+def _told(server: proxy.FaultProxy, since: int) -> tuple[str, ...]:
+    return tuple(f"{item.method} {item.target.resource}" for item in server.writes(WRITES)[since:])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+async def test_each_verb_makes_just_the_writes_that_are_crashed(watched: Watched, row: Row) -> None:
+    before = await watched.driver.snapshot()
+    volume = await watched.begin(row)
+    rome, milan = len(watched.rome.writes(WRITES)), len(watched.milan.writes(WRITES))
+
+    await watched.act(row)
+    if row.verb == "create":
+        await watched.driver.bound("data")
+    else:
+        await watched.driver.volume_gone(volume)
+
+    assert _told(watched.rome, rome) == row.rome
+    assert _told(watched.milan, milan) == row.milan
+    await watched.finish(row, volume)
+    assert await watched.driver.settled(before) == []
+
+
+@pytest.mark.parametrize(("row", "cluster", "number", "when"), CRASHES)
+async def test_a_killed_controller_converges_and_leaks_nothing(
+    watched: Watched, row: Row, cluster: str, number: int, when: rules.When
+) -> None:
+    before = await watched.driver.snapshot()
+    volume = await watched.begin(row)
+    server = watched.rome if cluster == "rome" else watched.milan
+
+    pause = server.pause_at(number, when, WRITES)
+    await watched.act(row)
+    await pause.wait_until_reached()
+    await watched.driver.controller.end()
+    pause.drop()
+    await watched.driver.controller.start()
+
+    await watched.finish(row, volume)
+    assert await watched.driver.settled(before) == []
