@@ -38,9 +38,10 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-def _env(option: str, *others: str) -> list[str]:
+def _env(option: str, *others: str) -> str | list[str]:
     """Return the variables that stand for ``--x-y``: CSI_LIQO_X_Y, then the named others."""
-    return [f"CSI_LIQO_{option.upper().replace('-', '_')}", *others]
+    own = f"CSI_LIQO_{option.upper().replace('-', '_')}"
+    return [own, *others] if others else own
 
 
 ClusterId = Annotated[
@@ -143,7 +144,7 @@ def node(
     log_level: Level = LogLevel.INFO,
 ) -> None:
     """Serve the CSI node plugin of one node."""
-    from csi_liqo.app import node as role
+    from csi_liqo.app import lean_node
     from csi_liqo.rpc import server
 
     wanted = settings.NodeSettings(
@@ -158,7 +159,7 @@ def node(
         metrics_address=metrics_address,
         drain_seconds=drain_seconds,
     )
-    _serve(role.run(wanted), log_level)
+    lean_node.become(wanted, log_level.value)
 
 
 def _serve(role: Coroutine[Any, Any, None], level: LogLevel) -> None:
