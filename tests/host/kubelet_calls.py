@@ -1,0 +1,133 @@
+"""What kubelet sends to a node plugin for one volume, in kubelet's order and words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import pytest
+
+from csi_liqo.model import source
+from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
+from tests.host import node_box
+
+
+@contextlib.contextmanager
+def refused(code: str, text: str = "") -> Iterator[None]:
+    """Expect a call to end with a status code and a text in its message."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        yield
+    assert (caught.value.code().name, caught.value.details()) == (code, caught.value.details())
+    assert text in (caught.value.details() or "")
+
+
+def capability(
+    *, block: bool = False, mode: str = "SINGLE_NODE_WRITER", flags: tuple[str, ...] = ()
+) -> csi_pb2.VolumeCapability:
+    """A capability as the provisioner makes it: always with a filesystem type for mounts."""
+    access = csi_pb2.VolumeCapability.AccessMode(mode=mode)
+    if block:
+        return csi_pb2.VolumeCapability(
+            block=csi_pb2.VolumeCapability.BlockVolume(), access_mode=access
+        )
+    mount = csi_pb2.VolumeCapability.MountVolume(fs_type="ext4", mount_flags=flags)
+    return csi_pb2.VolumeCapability(mount=mount, access_mode=access)
+
+
+@dataclass
+class Volume:
+    """One volume as its PersistentVolume describes it."""
+
+    id: str
+    context: dict[str, str]
+    capability: csi_pb2.VolumeCapability = field(default_factory=capability)
+    read_only: bool = False
+
+
+def host_path(volume_id: str, path: str, **more: object) -> Volume:
+    found = source.Source(kind=source.Kind.HOST_PATH, path=path)
+    return Volume(volume_id, source.to_context(found), **more)  # type: ignore[arg-type]  # by name
+
+
+def local(
+    volume_id: str,
+    path: str,
+    *,
+    fs_type: str = "",
+    options: tuple[str, ...] = (),
+    block: bool = False,
+    **more: object,
+) -> Volume:
+    found = source.Source(
+        kind=source.Kind.LOCAL,
+        path=path,
+        fs_type=fs_type,
+        mount_options=options,
+        volume_mode=source.VolumeMode.BLOCK if block else source.VolumeMode.FILESYSTEM,
+    )
+    more.setdefault("capability", capability(block=block))
+    return Volume(volume_id, source.to_context(found), **more)  # type: ignore[arg-type]  # by name
+
+
+class Kubelet:
+    """The calls, with the folders kubelet makes before each."""
+
+    def __init__(self, box: node_box.Box, channel: grpc.aio.Channel) -> None:
+        self.box = box
+        self.stub = csi_pb2_grpc.NodeStub(channel)
+
+    async def stage(self, volume: Volume) -> str:
+        path = self.box.staging(volume.id)
+        await self.stub.NodeStageVolume(
+            csi_pb2.NodeStageVolumeRequest(
+                volume_id=volume.id,
+                staging_target_path=path,
+                volume_capability=volume.capability,
+                volume_context=volume.context,
+            )
+        )
+        return path
+
+    async def unstage(self, volume: Volume) -> None:
+        await self.stub.NodeUnstageVolume(
+            csi_pb2.NodeUnstageVolumeRequest(
+                volume_id=volume.id, staging_target_path=self.box.staging(volume.id)
+            )
+        )
+
+    async def publish(self, volume: Volume, pod: str = "pod-1", *, at: str = "") -> str:
+        target = at or self.box.target(volume.id, pod)
+        await self.stub.NodePublishVolume(
+            csi_pb2.NodePublishVolumeRequest(
+                volume_id=volume.id,
+                staging_target_path=self.box.staging(volume.id),
+                target_path=target,
+                volume_capability=volume.capability,
+                readonly=volume.read_only,
+                volume_context=volume.context,
+            )
+        )
+        return target
+
+    async def unpublish(self, volume: Volume, pod: str = "pod-1", *, at: str = "") -> None:
+        target = at or self.box.target(volume.id, pod)
+        await self.stub.NodeUnpublishVolume(
+            csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume.id, target_path=target)
+        )
+
+    async def up(self, volume: Volume, pod: str = "pod-1") -> str:
+        await self.stage(volume)
+        return await self.publish(volume, pod)
+
+    async def down(self, volume: Volume, pod: str = "pod-1") -> None:
+        await self.unpublish(volume, pod)
+        await self.unstage(volume)
+
+    async def stats(self, volume: Volume, path: str) -> dict[str, csi_pb2.VolumeUsage]:
+        answer = await self.stub.NodeGetVolumeStats(
+            csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume.id, volume_path=path)
+        )
+        return {csi_pb2.VolumeUsage.Unit.Name(usage.unit): usage for usage in answer.usage}
