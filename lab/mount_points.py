@@ -71,3 +71,18 @@ def mount_points(mountinfo: pathlib.Path) -> list[str]:
         re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4])
         for line in mountinfo.read_text().splitlines()
     ]
+
+
+def filesystem_of(path: pathlib.Path) -> str:
+    """Return the type of the file system that a path is on, as `ext4`."""
+    best = ("/", "")
+    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
+        _, point, kind, *_ = line.split()
+        if path.is_relative_to(point) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]
+
+
+def allows_overlay(path: pathlib.Path) -> bool:
+    """Tell whether an overlay may be made of folders there: overlay on overlay is refused."""
+    return filesystem_of(path) not in {"overlay", "overlayfs", "aufs"}

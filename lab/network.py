@@ -13,7 +13,7 @@ import fcntl
 import ipaddress
 import json
 import pathlib
-from typing import Final
+from typing import Any, Final
 
 from lab import errors, instance, processes, settings
 
@@ -39,6 +39,11 @@ class Addresses:
     def machine(self) -> str:
         """The machine's own address in the instance; the nodes' gateway."""
         return f"10.{self.octet}.{settings.NODES_THIRD_OCTET}.1"
+
+    @property
+    def switch(self) -> str:
+        """The switch's own address, where virtual kubelets listen; every node reaches it."""
+        return f"10.{self.octet}.{settings.NODES_THIRD_OCTET}.2"
 
     def node(self, cluster: int, node: int) -> str:
         """Address of a cluster's node; both are counted from 0."""
@@ -109,6 +114,10 @@ class Network:
         """Tell whether the switch and the machine's cable are there."""
         return self._switch.running() and await self._octet_in_use() is not None
 
+    async def holder(self) -> int:
+        """Return the id of the process that holds the switch's network namespace."""
+        return await namespace_of(self._switch)
+
     async def plug(self, name: str, holder: int, address: str) -> None:
         """Connect a node's namespace to the switch; what is connected already is kept.
 
@@ -166,7 +175,11 @@ class Network:
     async def _plug_machine(self, switch: int, addresses: Addresses) -> None:
         link = self._instance.host_link
         await ip_batch(
-            switch, "link set lo up", f"link add {_BRIDGE} type bridge", f"link set {_BRIDGE} up"
+            switch,
+            "link set lo up",
+            f"link add {_BRIDGE} type bridge",
+            f"address add {addresses.switch}/24 dev {_BRIDGE}",
+            f"link set {_BRIDGE} up",
         )
         commands = [
             f"link add {link} type veth peer name machine netns {switch}",
@@ -185,13 +198,13 @@ class Network:
 
         for address in link.get("addr_info", []):
             if address["family"] == "inet":
-                return int(address["local"].split(".")[1])
+                return int(str(address["local"]).split(".")[1])
         return None
 
-    async def _link(self) -> dict[str, list[dict[str, str]]] | None:
+    async def _link(self) -> dict[str, Any] | None:
         for link in json.loads(await processes.run(processes.program("ip"), "-json", "address")):
             if link.get("ifname") == self._instance.host_link:
-                found: dict[str, list[dict[str, str]]] = link
+                found: dict[str, Any] = link
                 return found
         return None
 

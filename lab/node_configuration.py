@@ -7,12 +7,10 @@ from typing import Any, Final
 
 import yaml
 
-from lab import certificates, control_plane, processes, settings
+from lab import certificates, control_plane, mount_points, processes, settings
 
 _RUNTIME: Final = "/run/containerd/containerd.sock"
 _KUBELET_DIRECTORY: Final = "/var/lib/kubelet"
-# Overlay on overlay does not work, as in a container without a volume for the lab.
-_NESTED: Final = frozenset({"overlay", "overlayfs"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,7 +148,7 @@ def _pod_network(plan: Plan) -> dict[str, Any]:
 
 
 def _containerd(directory: pathlib.Path) -> str:
-    snapshotter = "native" if _filesystem(directory) in _NESTED else "overlayfs"
+    snapshotter = "overlayfs" if mount_points.allows_overlay(directory) else "native"
     return f"""\
 version = 3
 root = "{directory}/containerd"
@@ -186,13 +184,3 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.bt
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   BinaryName = "{processes.program("runc")}"
 """
-
-
-def _filesystem(directory: pathlib.Path) -> str:
-    """Return the type of the file system that a folder is on."""
-    best = ("/", "")
-    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
-        _, point, kind, *_ = line.split()
-        if directory.is_relative_to(point) and len(point) >= len(best[0]):
-            best = (point, kind)
-    return best[1]

@@ -37,6 +37,7 @@ DEBIAN_PACKAGES: Final[Mapping[str, str]] = {
     "conntrack": "conntrack",
     "buildah": "buildah",
     "mmdebstrap": "mmdebstrap",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "e2fsprogs": "mkfs.ext4",
     "xfsprogs": "mkfs.xfs",
     "iproute2": "ip",
@@ -119,3 +120,39 @@ ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(
     platform.machine(), platform.machine()
 )
 CNI_PLUGINS: Final = "/usr/lib/cni"
+
+# The base of the driver's image, made of Debian packages: the Dockerfile's own base needs a
+# registry. CSI_LIQO_LAB_MIRROR names another Debian mirror than the official one.
+BASE_SUITE: Final = "bookworm"
+BASE_PYTHON: Final = "3.11"
+BASE_PACKAGES: Final = (
+    "ca-certificates",
+    "e2fsprogs",
+    "mount",
+    "python3-venv",
+    "util-linux",
+    "xfsprogs",
+)
+BASE_EXCLUDED: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
+# What pip may take for that Python on this machine's architecture.
+WHEEL_PLATFORMS: Final = tuple(
+    f"{tag}_{platform.machine()}" for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+)
+# What installing the package itself needs beside its dependencies; as in pyproject.toml.
+BUILD_REQUIREMENTS: Final = ("setuptools>=80",)
+# Built driver images kept in the cache; the older ones are removed.
+DRIVER_IMAGES_KEPT: Final = 3
+
+# --- the driver -----------------------------------------------------------------------------------
+
+CONSUMER: Final = "rome"
+PROVIDER: Final = "milan"
+# Namespace X of the consumer stands for namespace X-rome of the provider.
+NAMESPACE_SUFFIX: Final = f"-{CONSUMER}"
+# Of the provider, whose service accounts stand for consumers.
+CONSUMERS_NAMESPACE: Final = "csi-liqo-consumers"
+# Namespaces whose stand-ins the provider lends storage to from the beginning.
+LENT_NAMESPACES: Final = ("default", "demo")
+TOKEN_DURATION: Final = "87600h"
+VIRTUAL_KUBELET_PORT: Final = 10250
+ROLLOUT_TIMEOUT_SECONDS: Final = 120.0
