@@ -17,7 +17,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Final
 
-from lab import api
+from lab import api, errors, processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -160,7 +160,8 @@ def _marks_of(item: api.Json, driver: str) -> Iterator[str]:
     ):
         for name in names:
             domain = name.partition("/")[0]
-            if domain == driver or domain.endswith(f".{driver}"):
+            # What a provider offers is said by its administrator, not left behind.
+            if name != f"{driver}/offered" and (domain == driver or domain.endswith(f".{driver}")):
                 yield f"{word} {name}"
 
 
@@ -254,27 +255,26 @@ def _belongs(path: pathlib.Path, root: pathlib.Path, driver: str) -> bool:
 # --- the command ----------------------------------------------------------------------------------
 
 
-async def snapshot_instance(
-    instance: pathlib.Path, nodes: dict[str, int], *, driver: str = DRIVER
-) -> Snapshot:
-    """Account for every cluster of a lab's instance and for the nodes given by name and pid."""
+async def snapshot_instance(instance: pathlib.Path, *, driver: str = DRIVER) -> Snapshot:
+    """Account for every cluster and every node of a lab's instance, and the loop devices.
+
+    Raises what the parts raise, and LabError when a node does not run.
+    """
     whole = snapshot_loop_devices()
-    for cluster, kubeconfig in _clusters(instance):
+    for cluster in _directories_with(instance, "kubeconfig"):
         whole |= await snapshot_cluster(
-            cluster.name, kubeconfig, hostpath=cluster / "hostpath_pv", driver=driver
+            cluster.name, cluster / "kubeconfig", hostpath=cluster / "hostpath_pv", driver=driver
         )
-    for name, pid in nodes.items():
-        whole |= snapshot_node(name, pid, driver=driver)
+        for node in _directories_with(cluster, "holder.pid"):
+            holder = processes.read_identity(node / "holder.pid")
+            if holder is None or not holder.alive():
+                raise errors.LabError(f"node {node.name} does not run")
+            whole |= snapshot_node(node.name, holder.pid, driver=driver)
     return whole
 
 
-def _clusters(instance: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    return [(file.parent, file) for file in sorted(instance.glob("*/kubeconfig"))]
-
-
-def _node(text: str) -> tuple[str, int]:
-    name, _, pid = text.partition("=")
-    return name, int(pid)
+def _directories_with(parent: pathlib.Path, name: str) -> list[pathlib.Path]:
+    return [file.parent for file in sorted(parent.glob(f"*/{name}"))]
 
 
 def main() -> int:
@@ -282,18 +282,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.leaks", description=main.__doc__)
     parser.add_argument("--instance", type=pathlib.Path, required=True)
     parser.add_argument("--driver", default=DRIVER)
-    parser.add_argument(
-        "--node",
-        type=_node,
-        action="append",
-        default=[],
-        metavar="NAME=PID",
-        help="a node, by a process in its mount namespace",
-    )
     options = parser.parse_args()
-    whole = asyncio.run(
-        snapshot_instance(options.instance, dict(options.node), driver=options.driver)
-    )
+    whole = asyncio.run(snapshot_instance(options.instance, driver=options.driver))
     for entry in whole.ours:
         print(entry)
     return 1 if whole.ours else 0

@@ -49,25 +49,30 @@ async def bridge(request: web.Request, route: forwarding.Route) -> web.StreamRes
             protocols=chosen, max_msg_size=_LARGEST_MESSAGE, autoping=False
         )
         await client.prepare(request)
-        pumps = [
-            asyncio.create_task(_pump(client, upstream)),
-            asyncio.create_task(_pump(upstream, client)),
-        ]
+        asked = asyncio.create_task(_pump(client, upstream))
+        answered = asyncio.create_task(_pump(upstream, client))
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-        await client.close(code=upstream.close_code or aiohttp.WSCloseCode.OK)
+            asked.cancel()
+            answered.cancel()
+            codes = await asyncio.gather(asked, answered, return_exceptions=True)
+        if not isinstance(codes[1], int):
+            raise aiohttp.ClientConnectionError("the WebSocket ended without a word")
+        await client.close(code=codes[1])
     return client
 
 
 async def _pump(
     source: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
     sink: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
-) -> None:
-    async for message in source:
+) -> int | None:
+    """Hand messages on; returns the code with which the source closed, None when it did not.
+
+    NB: the response's own `close_code` says 1006 as soon as anything else fails.
+    """
+    while True:
+        message = await source.receive()
         match message.type:
             case aiohttp.WSMsgType.BINARY:
                 await sink.send_bytes(message.data)
@@ -77,5 +82,7 @@ async def _pump(
                 await sink.ping(message.data)
             case aiohttp.WSMsgType.PONG:
                 await sink.pong(message.data)
+            case aiohttp.WSMsgType.CLOSE:
+                return int(message.data)
             case _:
-                return
+                return None

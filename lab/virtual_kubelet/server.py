@@ -134,15 +134,16 @@ class KubeletServer:
         )
         try:
             there_writer.write(head.render())
-            pumps = [
-                asyncio.create_task(_pump(reader, there_writer)),
-                asyncio.create_task(_pump(there_reader, writer)),
-            ]
+            asked = asyncio.create_task(_pump(reader, there_writer))
+            answered = asyncio.create_task(_pump(there_reader, writer))
             # TLS knows no half-closed connection: when one side ends, both do.
-            _, left = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            for pump in left:
+            await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done() and asked.exception() is not None:
+                # The provider listens no more; what it said before is still the client's.
+                await asyncio.wait({answered})
+            for pump in (asked, answered):
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            await asyncio.gather(asked, answered, return_exceptions=True)
         finally:
             there_writer.close()
 
