@@ -15,7 +15,6 @@ import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import aiohttp
-import yaml
 from aiohttp import web
 
 from lab import certificates
@@ -149,12 +148,9 @@ class FaultProxy(plan.Plan):
             cluster="faults",
             server=f"https://{_HOST}:{self._port}",
             authority=self._authority.ca.certificate.read_bytes(),
-            certificate=b"",
-            key=b"",
+            user={"token": self._token.removeprefix("Bearer ")},
         )
-        document = yaml.safe_load(text)
-        document["users"][0]["user"] = {"token": self._token.removeprefix("Bearer ")}
-        certificates.write_kubeconfig(self.kubeconfig, yaml.safe_dump(document))
+        certificates.write_kubeconfig(self.kubeconfig, text)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         record = requests.Recorded.of(request.method, request.path, request.query)
