@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS: Final = 0.5
 LAST_DELAY_SECONDS: Final = 30.0
+FIRST_CONTACT_SECONDS: Final = 5.0
+"""How long a call waits for a connection that is being made, as after a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,14 @@ class Providers:
         claiming = self._claiming(cluster_id)
         return claiming[0].cluster if len(claiming) == 1 else None
 
+    async def ready(self, cluster_id: str) -> clusters.Cluster | None:
+        claiming = self._claiming(cluster_id)
+        if len(claiming) == 1:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_CONTACT_SECONDS):
+                    await claiming[0].settled.wait()
+        return self.get(cluster_id)
+
     def all(self) -> Iterable[clusters.Cluster]:
         connected = (self.get(connection.spec.cluster_id) for connection in self._all())
         return tuple(cluster for cluster in connected if cluster is not None)
@@ -154,6 +164,8 @@ class _Connection:
         self._known_identity = remote.status.identity
         self._owner = owner
         self._broken = asyncio.Event()
+        self.settled = asyncio.Event()
+        """Set once the connection is there, or known not to be."""
 
     def adopts(self, spec: objects.RemoteClusterSpec) -> bool:
         """Take in a changed spec if the connection may stay; False when it may not."""
@@ -271,7 +283,7 @@ class _Connection:
                 indexes=indexes.CLAIMS,
                 namespace=namespace,
                 label_selector=selector,
-                on_failure=self._watch_failed,
+                on_failure=self._part_failed if namespace else self._watch_failed,
             )
             part.store.listen(self._owner._on_claim)
             return part
@@ -295,8 +307,7 @@ class _Connection:
             await claims.store.wait_synced()
         else:
             claims = spread.SpreadClaims(group, claims_of)
-            for namespace in used:
-                claims.cover(namespace)
+            await asyncio.gather(*(claims.ready(namespace) for namespace in used))
         return clusters.Cluster(
             id=self.spec.cluster_id,
             claims=claims,
@@ -312,6 +323,11 @@ class _Connection:
             text = f"Secret {reference.namespace}/{reference.name} cannot be read: {error}"
             self._say(Report(False, "KubeconfigForbidden", text))
 
+    def _part_failed(self, error: errors.ApiError | None) -> None:
+        """One namespace that is gone or not granted is no trouble of the others."""
+        if not isinstance(error, errors.ApiForbiddenError):
+            self._watch_failed(error)
+
     def _watch_failed(self, error: errors.ApiError | None) -> None:
         """A refusal may mean other rights or another identity; anything else heals by itself."""
         identity = self._known_identity
@@ -324,6 +340,7 @@ class _Connection:
             self._say(Report(False, _reason(error), str(error), identity))
 
     def _say(self, report: Report) -> None:
+        self.settled.set()
         if report != self.report:
             self.report = report
             self._owner._on_report(self.name)

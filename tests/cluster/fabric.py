@@ -81,10 +81,10 @@ def prepare_consumer(rome: control_plane.ControlPlane) -> None:
 
 
 def prepare_provider(milan: control_plane.ControlPlane) -> None:
-    """Make real classes, offer two of them, and grant a consumer what deploy/provider has."""
+    """Make real classes, offer all but the static one, and grant a consumer what deploy/provider has."""
     kubectl(milan, "apply", "-k", str(ROOT / "deploy/provider"))
     classes = list(real_classes())
-    for real in classes[:2]:
+    for real in classes[:3]:
         real["metadata"]["labels"] = {"csi.liqo.io/offered": "true"}
     kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump_all(classes))
     for grant in ("offered-classes", "volumes", "identity"):
@@ -103,10 +103,11 @@ def grant_namespace(milan: control_plane.ControlPlane, namespace: str) -> None:
 
 
 def real_classes() -> Iterable[Json]:
-    """Return the real classes of a cluster: two dynamic ones, one of volumes made by hand."""
+    """Return the real classes of a cluster: two dynamic ones, one that nobody serves, one by hand."""
     for name, provisioner, mode in (
         ("hostpath", "kubernetes.io/host-path", "Immediate"),
         ("hostpath-wffc", "kubernetes.io/host-path", "WaitForFirstConsumer"),
+        ("nobody", "example.com/nobody", "Immediate"),
         ("static", "kubernetes.io/no-provisioner", "WaitForFirstConsumer"),
     ):
         default = "true" if name == "hostpath" else "false"
@@ -441,9 +442,7 @@ async def running(
         await sidecar.start()
         supervisor = asyncio.create_task(sidecar.keep_alive())  # it ends with every connection
         try:
-            await control_planes.wait_until(
-                consumer, REMOTE_CLUSTERS, "milan", lambda item: is_ready(item) is not None
-            )
+            await control_planes.wait_until(consumer, REMOTE_CLUSTERS, "milan", is_ready)
             yield fabric
         except BaseException:
             for process in (controller, sidecar):
@@ -454,11 +453,11 @@ async def running(
             await asyncio.gather(supervisor, return_exceptions=True)
             await sidecar.end()
             await controller.end(signal.SIGTERM)
+            kubectl(rome, "delete", "remotecluster", "milan")
+            kubectl(rome, "delete", "--namespace=csi-liqo", "secret", "milan")
 
 
-def is_ready(remote: Json | None) -> bool | None:
-    """Return whether a RemoteCluster is ready, None while it says nothing."""
-    for condition in (remote or {}).get("status", {}).get("conditions", []):
-        if condition["type"] == "Ready":
-            return bool(condition["status"] == "True")
-    return None
+def is_ready(remote: Json | None) -> bool:
+    """Tell whether a RemoteCluster says that it is ready."""
+    conditions = (remote or {}).get("status", {}).get("conditions", [])
+    return ("Ready", "True") in {(item["type"], item["status"]) for item in conditions}

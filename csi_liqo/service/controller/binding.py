@@ -23,10 +23,20 @@ class Progress:
         if self._cluster is None or self._twin is None:
             return self.doing
         twin = f"twin {self._twin.reference} in cluster {self._cluster.id}"
-        warning = await self._cluster.warnings.latest(self._twin.namespace, self._twin.uid)
+        warning = await self._warning()
         if not warning:
             return f"{self.doing}: waiting for {twin}"
         return f"{self.doing}: waiting for {twin}, of which was said: {warning}"
+
+    async def with_warning(self, error: errors.Error) -> errors.Error:
+        """Return a refusal of the twin with the newest warning about it in its text."""
+        warning = await self._warning()
+        return type(error)(f"{error}: {warning}") if warning else error
+
+    async def _warning(self) -> str:
+        if self._cluster is None or self._twin is None:
+            return ""
+        return await self._cluster.warnings.latest(self._twin.namespace, self._twin.uid)
 
 
 async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:

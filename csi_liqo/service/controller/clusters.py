@@ -52,6 +52,9 @@ class Providers(Protocol):
     def get(self, cluster_id: str) -> Cluster | None:
         """Return a connected provider, None when none has this id or it has no connection yet."""
 
+    async def ready(self, cluster_id: str) -> Cluster | None:
+        """As ``get``, giving a connection that is being made a moment."""
+
     def all(self) -> Iterable[Cluster]:
         """Return every connected provider."""
 
@@ -96,6 +99,12 @@ class Clusters:
     def get(self, cluster_id: str) -> Cluster | None:
         """Return the cluster of this id, None when it is unknown or not connected."""
         return self.local if cluster_id == self.local.id else self._providers.get(cluster_id)
+
+    async def ready(self, cluster_id: str) -> Cluster | None:
+        """As ``get``, giving a connection that is being made a moment."""
+        if cluster_id == self.local.id:
+            return self.local
+        return await self._providers.ready(cluster_id)
 
     def trouble(self, cluster_id: str) -> str:
         """Say why a provider cannot be spoken to."""

@@ -176,7 +176,7 @@ class Places:
         return found[0]
 
     async def _remote(self, wish: Wish, cluster_id: str) -> Place:
-        cluster = self._clusters.get(cluster_id)
+        cluster = await self._clusters.ready(cluster_id)
         claim = wish.claim
         if claim is None:
             raise errors.PreconditionError(

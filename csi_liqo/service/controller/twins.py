@@ -79,6 +79,8 @@ class Twins:
         """A quota refuses before the API server sees that the name is taken: look."""
         try:
             twin = await cluster.claims.read(spec.namespace, spec.name)
+        except errors.ApiForbiddenError:
+            twin = None  # no rights there at all, so this call has written nothing
         except errors.ApiError as unread:
             raise errors.OutcomeUnknownError(
                 f"twin {spec.reference} in cluster {cluster.id} may exist: {error}; {unread}"
@@ -166,7 +168,7 @@ class Twins:
             errors.ComeBackError: it is not gone yet.
         """
         logger.info("discarding twin %s in cluster %s", twin.reference, cluster.id)
-        await self._remove(cluster, twin)
+        await self._remove(cluster, twin, holds_data=False)
         await wait_until_gone(cluster, twin)
         if cluster.local and cluster.volumes is not None:
             await static.unbind(cluster.volumes, twin.uid)
@@ -182,28 +184,30 @@ class Twins:
             errors.ComeBackError: it is not gone yet.
         """
         logger.info("deleting twin %s in cluster %s", twin.reference, cluster.id)
-        await self._remove(cluster, twin)
+        await self._remove(cluster, twin, holds_data=True)
         await wait_until_gone(cluster, twin)
         await wait_until_unbound(cluster, twin.uid)
 
     async def _let_go(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
         """Let a twin that is being deleted go, unless only DeleteVolume may, and wait."""
         if not twin.handed_over:
-            await self._remove(cluster, twin)
+            await self._remove(cluster, twin, holds_data=False)
         await wait_until_gone(cluster, twin)
 
-    async def _remove(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
+    async def _remove(
+        self, cluster: clusters.Cluster, twin: objects.Claim, *, holds_data: bool
+    ) -> None:
         """Unprotect and delete; what is in the cache may be old, so look again once."""
         try:
             try:
-                await _unprotect_and_delete(cluster, twin)
+                await _unprotect_and_delete(cluster, twin, holds_data=holds_data)
             except (errors.ApiConflictError, errors.ApiInvalidError):
                 fresh = await cluster.claims.read(twin.namespace, twin.name)
                 if fresh is None or fresh.uid != twin.uid:
                     return
-                if fresh.handed_over != twin.handed_over:
+                if fresh.handed_over and not holds_data:
                     raise
-                await _unprotect_and_delete(cluster, fresh)
+                await _unprotect_and_delete(cluster, fresh, holds_data=holds_data)
         except errors.ApiNotFoundError:
             return
         except (errors.ApiConflictError, errors.ApiInvalidError) as error:
@@ -216,20 +220,22 @@ class Twins:
             ) from error
 
 
-async def _unprotect_and_delete(cluster: clusters.Cluster, twin: objects.Claim) -> None:
+async def _unprotect_and_delete(
+    cluster: clusters.Cluster, twin: objects.Claim, *, holds_data: bool
+) -> None:
     """Take our finalizer off, then delete.
 
-    A twin that was never handed over goes only in the very version that was looked at,
+    A twin that must not hold data goes only in the very version that was looked at,
     because handing it over would be another version.
     """
     if names.TWIN_FINALIZER in twin.metadata.finalizers:
         patch = twins.forge_release(twin, names.TWIN_FINALIZER)
-        if not twin.handed_over:
+        if not holds_data:
             version = twin.metadata.resource_version
             patch.insert(0, {"op": "test", "path": "/metadata/resourceVersion", "value": version})
         twin = await cluster.claims.patch(twin.namespace, twin.name, patch)
     if not twin.deleting:
-        version = "" if twin.handed_over else twin.metadata.resource_version
+        version = "" if holds_data else twin.metadata.resource_version
         await cluster.claims.delete(
             twin.namespace, twin.name, uid=twin.uid, resource_version=version
         )

@@ -103,8 +103,8 @@ class Volumes:
             except in_flight.FINAL as error:
                 if twin.handed_over:
                     raise
-                refusal = error
-                watch.doing = f"volume {wish.id} is being undone, because {error}"
+                refusal = await watch.with_warning(error)
+                watch.doing = f"volume {wish.id} is being undone, because {refusal}"
                 await self._twins.discard(place.cluster, twin)
             else:
                 return volume
