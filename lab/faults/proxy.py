@@ -15,6 +15,7 @@ import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import aiohttp
+import yaml
 from aiohttp import web
 
 from lab import certificates
@@ -148,9 +149,12 @@ class FaultProxy(plan.Plan):
             cluster="faults",
             server=f"https://{_HOST}:{self._port}",
             authority=self._authority.ca.certificate.read_bytes(),
-            user={"token": self._token.removeprefix("Bearer ")},
+            certificate=b"",
+            key=b"",
         )
-        certificates.write_kubeconfig(self.kubeconfig, text)
+        document = yaml.safe_load(text)
+        document["users"][0]["user"] = {"token": self._token.removeprefix("Bearer ")}
+        certificates.write_kubeconfig(self.kubeconfig, yaml.safe_dump(document))
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         record = requests.Recorded.of(request.method, request.path, request.query)
