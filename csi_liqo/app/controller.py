@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import csi_liqo
-from csi_liqo.app import stopping
+from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.kube import api, collection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
@@ -56,6 +56,7 @@ class Controller:
         self._csi_nodes = collection.Collection(calls, watches, resources.CSI_NODES)
         self._csi_drivers = collection.Collection(calls, watches, resources.CSI_DRIVERS)
         self._remote_clusters = collection.Collection(calls, watches, resources.REMOTE_CLUSTERS)
+        self._filled = False
         self._local = (
             self._claims,
             self._volumes,
@@ -115,8 +116,12 @@ class Controller:
 
     @property
     def ready(self) -> bool:
-        """Whether the local caches are in sync; no provider has a say in it."""
-        return all(part.synced for part in self._local)
+        """Whether the local caches have been filled; no provider has a say in it.
+
+        It stays true when the API server goes away: calls then answer UNAVAILABLE, which
+        is more than a restart would do.
+        """
+        return self._filled
 
     async def run(self) -> None:
         """Keep caches, connections and reconcilers going until cancelled.
@@ -130,6 +135,7 @@ class Controller:
             for part in self._local:
                 await part.store.wait_synced()
             self._refuse_another_id()
+            self._filled = True
             self._listen()
             group.create_task(self._providers.run(), name="providers")
             for running in (self._node_runner, self._orphan_runner, self._status_runner):
@@ -232,10 +238,18 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
                 rpc_controller.ControllerServicer(controller.use_cases),
             ),
         ]
+        counted = metrics.Metrics()
+        guard = interceptors.ErrorsToStatus(counted.observe)
         path = server.path_of(settings.csi_endpoint)
-        guard = interceptors.ErrorsToStatus()
-        async with server.serving(path, services, interceptors=[guard]):
-            await stopping.run_until(stop, controller.run())
+        alive = health.Health(path)
+        for address, name, page in (
+            (settings.metrics_address, "/metrics", counted.page),
+            (settings.health_address, "/healthz", alive.page),
+        ):
+            await stack.enter_async_context(http.serving(address, {name: page}))
+        await stack.enter_async_context(server.serving(path, services, interceptors=[guard]))
+        logger.info("serving cluster %s on %s", settings.cluster_id, path)
+        await stopping.run_until(stop, controller.run())
 
 
 async def _connect(settings: controller_settings.ControllerSettings) -> api.Api:

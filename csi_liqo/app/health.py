@@ -49,5 +49,5 @@ class Health:
             except grpc.aio.AioRpcError as error:
                 return f"Probe on {self._socket}: {error.code().name} {error.details()}"
         if answer.HasField("ready") and not answer.ready.value:
-            return "starting"
+            return ""  # it waits for an API server: a restart would not bring that back
         return self._problem()

@@ -341,7 +341,7 @@ class Fabric:
 def controller_command(socket: pathlib.Path, kubeconfig: pathlib.Path, *more: str) -> list[str]:
     """Return the command line of the controller."""
     return [
-        *(sys.executable, "/tmp/ctl.py"),
+        *(sys.executable, "-m", "csi_liqo.cli", "controller"),
         f"--csi-endpoint=unix://{socket}",
         "--cluster-id=rome",
         f"--kubeconfig={kubeconfig}",
