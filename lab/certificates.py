@@ -103,9 +103,25 @@ class Authority:
 
 
 def forge_kubeconfig(
-    *, cluster: str, server: str, authority: bytes, certificate: bytes, key: bytes
+    *,
+    cluster: str,
+    server: str,
+    authority: bytes,
+    certificate: bytes = b"",
+    key: bytes = b"",
+    token: str = "",
 ) -> str:
-    """Return the text of a kubeconfig that needs no other file."""
+    """Return the text of a kubeconfig that needs no other file.
+
+    Args:
+        cluster: its name there.
+        server: URL of the API server.
+        authority: certificate, in PEM, of who signs the server's.
+        certificate: of the user, in PEM; unused beside a token.
+        key: of that certificate.
+        token: of the user.
+    """
+    user = {"token": token} if token else _certificate_user(certificate, key)
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
@@ -119,15 +135,7 @@ def forge_kubeconfig(
                     },
                 }
             ],
-            "users": [
-                {
-                    "name": "user",
-                    "user": {
-                        "client-certificate-data": base64.b64encode(certificate).decode(),
-                        "client-key-data": base64.b64encode(key).decode(),
-                    },
-                }
-            ],
+            "users": [{"name": "user", "user": user}],
             "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": "user"}}],
             "current-context": cluster,
         },
@@ -139,6 +147,13 @@ def write_kubeconfig(path: pathlib.Path, text: str) -> pathlib.Path:
     """Write a kubeconfig that only its owner may read."""
     _write_secret(path, text.encode())
     return path
+
+
+def _certificate_user(certificate: bytes, key: bytes) -> dict[str, str]:
+    return {
+        "client-certificate-data": base64.b64encode(certificate).decode(),
+        "client-key-data": base64.b64encode(key).decode(),
+    }
 
 
 def _builder(

@@ -20,7 +20,8 @@ from lab import (
 )
 
 _POLL_SECONDS: Final = 0.1
-_FIELD_MANAGER: Final = "csi-liqo-lab"
+# Merges, however often; what is said here wins over what others said.
+APPLY: Final = ("apply", "--server-side", "--force-conflicts", "--field-manager=csi-liqo-lab")
 Report = Callable[[str], None]
 
 
@@ -105,13 +106,23 @@ class Cluster:
         """Remove the cluster's folder, which no process uses any more."""
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=False)
 
-    async def apply(self, manifests: pathlib.Path) -> None:
-        """Apply every object of a YAML file (server-side, by kind and name)."""
+    async def kubectl(self, *arguments: str | pathlib.Path, stdin: str | None = None) -> str:
+        """Run kubectl as the cluster's administrator and return what it prints.
+
+        Raises:
+            LabError: it failed; the text has what it said.
+        """
         kubectl = self._instance.binaries / "kubectl"
-        await processes.run(
-            *(kubectl, "--kubeconfig", self.plane.kubeconfig, "apply", "--server-side"),
-            *("--force-conflicts", f"--field-manager={_FIELD_MANAGER}", "-f", manifests),
+        return await processes.run(
+            kubectl, "--kubeconfig", self.plane.kubeconfig, *arguments, stdin=stdin
         )
+
+    async def exists(self, reference: str, namespace: str) -> bool:
+        """Tell whether an object such as `secret/milan` is there."""
+        found = await self.kubectl(
+            *("get", reference, f"--namespace={namespace}", "--ignore-not-found", "--output=name")
+        )
+        return bool(found.strip())
 
     @property
     def _plane_group(self) -> str:
@@ -153,7 +164,7 @@ class Cluster:
         self._instance.group.child(self._plane_group).ensure_for_daemons()
         self.plane = self._make_plane(holder)
         await self.plane.up()
-        await self.apply(settings.MANIFESTS / self.name)
+        await self.kubectl(*APPLY, f"--filename={settings.MANIFESTS / self.name}")
 
     async def _start_runtime(self, member: node.Node, archives: Sequence[images.Archive]) -> None:
         await member.start_containerd()

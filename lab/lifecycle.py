@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 from lab import (
     binaries,
     cluster,
+    deploy,
+    driver_image,
     errors,
     images,
     instance,
     mount_points,
     network,
     node,
+    peering,
     processes,
     requirements,
     settings,
@@ -49,15 +52,13 @@ class Status:
         return all(not complaint for complaint in self.clusters.values())
 
 
-async def up(
-    owner: instance.Instance, report: Report, archives: Sequence[images.Archive] | None = None
-) -> None:
-    """Have every cluster of the instance run with all nodes Ready.
+async def up(owner: instance.Instance, report: Report, *, driver: bool = True) -> None:
+    """Have every cluster of the instance run, with all nodes and the driver Ready.
 
     Args:
         owner: which instance.
         report: called with a line when a step begins.
-        archives: images for the nodes beside the small ones.
+        driver: whether the driver is installed, and told of the provider.
 
     Raises:
         LabError: what went wrong and where to look.
@@ -65,27 +66,100 @@ async def up(
     _require_root()
     with owner.locked():
         await requirements.ensure(report)
-        await binaries.ensure(owner.binaries, report=report)
-        every = [*await images.ensure_small(owner.binaries), *(archives or ())]
-        report("connecting the network")
-        before = owner.recorded_octet
-        wires = network.Network(owner)
-        addresses = await wires.ensure()
-        if before is not None and before != addresses.octet:
-            # Certificates and stored objects hold the old addresses.
-            report(f"10.{before}.0.0/16 was taken meanwhile: starting anew")
-            await _remove_clusters(owner)
-        clusters = [
-            cluster.Cluster(name, owner, wires, addresses.octet) for name in settings.CLUSTERS
-        ]
-        held = await asyncio.gather(*(member.hold() for member in clusters))
-        routes = [route for some in held for route in some]
-        await wires.route(
-            routes, {at: pid for member in clusters for at, pid in member.holders().items()}
-        )
+        archives = await _prepare(owner, report, driver=driver)
+        fabric = await _connect(owner, report)
+        every = [fabric.consumer, fabric.provider]
         async with asyncio.TaskGroup() as group:
-            for member in clusters:
-                group.create_task(member.start(every, report), name=member.name)
+            for member in every:
+                group.create_task(member.start(archives, report), name=member.name)
+        await fabric.peering.start_virtual_kubelet()
+        if driver:
+            report("installing the driver")
+            await _install(fabric, archives[-1])
+        await _wait_for_virtual_node(fabric)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fabric:
+    """The clusters of an instance and what is between them."""
+
+    consumer: cluster.Cluster
+    provider: cluster.Cluster
+    peering: peering.Peering
+
+
+def describe(owner: instance.Instance, octet: int) -> Fabric:
+    """Return the clusters of an instance at their addresses; nothing is started."""
+    wires = network.Network(owner)
+    consumer, provider = (
+        cluster.Cluster(name, owner, wires, octet)
+        for name in (settings.CONSUMER, settings.PROVIDER)
+    )
+    between = peering.Peering(owner, wires, consumer, provider, network.Addresses(octet))
+    return Fabric(consumer, provider, between)
+
+
+async def lend(owner: instance.Instance, namespaces: Sequence[str]) -> None:
+    """Let the consumer make claims in the provider's stand-ins of these namespaces.
+
+    Raises:
+        LabError: the lab is down.
+    """
+    octet = owner.recorded_octet
+    if octet is None:
+        raise errors.LabError(f"no lab runs in {owner.directory}")
+
+    await describe(owner, octet).peering.lend(namespaces)
+
+
+async def _prepare(
+    owner: instance.Instance, report: Report, *, driver: bool
+) -> list[images.Archive]:
+    """Build what is missing; the driver's image comes last."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(binaries.ensure(owner.binaries, report=report))
+        image = group.create_task(driver_image.ensure(report)) if driver else None
+    small = await images.ensure_small(owner.binaries)
+    return small if image is None else [*small, image.result()]
+
+
+async def _connect(owner: instance.Instance, report: Report) -> Fabric:
+    """Have the namespaces of all nodes, connected to each other."""
+    report("connecting the network")
+    before = owner.recorded_octet
+    wires = network.Network(owner)
+    addresses = await wires.ensure()
+    if before is not None and before != addresses.octet:
+        # Certificates and stored objects hold the old addresses.
+        report(f"10.{before}.0.0/16 was taken meanwhile: starting anew")
+        await _remove_clusters(owner)
+    fabric = describe(owner, addresses.octet)
+    every = (fabric.consumer, fabric.provider)
+    routes = [
+        route for held in await asyncio.gather(*(one.hold() for one in every)) for route in held
+    ]
+    await wires.route(routes, fabric.consumer.holders() | fabric.provider.holders())
+    return fabric
+
+
+async def _install(fabric: Fabric, image: images.Archive) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fabric.peering.introduce(), name="rights in the provider")
+        group.create_task(deploy.install(fabric.consumer, image), name="the driver")
+    await fabric.peering.register()
+    await deploy.wait_until_ready(fabric.consumer)
+
+
+async def _wait_for_virtual_node(fabric: Fabric) -> None:
+    daemon = fabric.peering.virtual_kubelet()
+    node_name = f"node/{settings.PROVIDER}"
+    timeout = f"--timeout={settings.NODE_TIMEOUT_SECONDS:.0f}s"
+    try:
+        await fabric.consumer.kubectl("wait", "--for=create", node_name, timeout)
+        await fabric.consumer.kubectl("wait", "--for=condition=Ready", node_name, timeout)
+    except errors.LabError:
+        daemon.check()
+        raise errors.ProcessDiedError(daemon.name, daemon.log, "made no Ready node") from None
 
 
 async def down(owner: instance.Instance, report: Report) -> None:
@@ -116,21 +190,27 @@ async def status(owner: instance.Instance) -> Status:
     if octet is None or not running:
         return Status(running, dict.fromkeys(settings.CLUSTERS, "down"))
 
-    wires = network.Network(owner)
-    if not await wires.healthy():
+    if not await network.Network(owner).healthy():
         return Status(running, dict.fromkeys(settings.CLUSTERS, "the network is down"))
 
-    complaints = {}
-    for name in settings.CLUSTERS:
-        if not (owner.cluster_directory(name) / "kubeconfig").exists():
-            complaints[name] = "not made yet"
-            continue
-        complaints[name] = await _complaint(cluster.Cluster(name, owner, wires, octet))
-    return Status(running, complaints)
+    if not all(
+        (owner.cluster_directory(name) / "kubeconfig").exists() for name in settings.CLUSTERS
+    ):
+        return Status(running, dict.fromkeys(settings.CLUSTERS, "half made: run up again"))
+
+    fabric = describe(owner, octet)
+    kubelet = fabric.peering.virtual_kubelet()
+    return Status(
+        running,
+        {
+            fabric.consumer.name: await _complaint(fabric.consumer, kubelet),
+            fabric.provider.name: await _complaint(fabric.provider),
+        },
+    )
 
 
-async def _complaint(member: cluster.Cluster) -> str:
-    daemons = [*member.plane.components.values()]
+async def _complaint(member: cluster.Cluster, *others: processes.Daemon) -> str:
+    daemons = [*member.plane.components.values(), *others]
     for host in member.nodes:
         daemons += [host.holder, *host.daemons.values()]
     dead = [daemon.name for daemon in daemons if not daemon.running()]

@@ -212,7 +212,8 @@ class Network:
         taken = await _networks_of_the_machine()
         octets = settings.SECOND_OCTETS
         first = octets.index(self._instance.preferred_octet)
-        for octet in (*octets[first:], *octets[:first]):
+        candidates: list[int] = [*octets[first:], *octets[:first]]
+        for octet in candidates:
             whole = Addresses(octet).whole
             if not any(whole.overlaps(network) for network in taken):
                 return octet
