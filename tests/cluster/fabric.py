@@ -25,6 +25,7 @@ from lab import api, control_plane, leaks, settings
 from tests import control_planes
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM: Final = (sys.executable, "-m", "csi_liqo.cli")
 BINARIES: Final = settings.DEFAULT_INSTANCE / "bin"
 
 CLAIMS: Final = "/api/v1/namespaces/{}/persistentvolumeclaims"
@@ -211,6 +212,11 @@ class Process:
         return await self._process.wait()
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         return self._process is None or self._process.returncode is not None
 
@@ -341,7 +347,7 @@ class Fabric:
 def controller_command(socket: pathlib.Path, kubeconfig: pathlib.Path, *more: str) -> list[str]:
     """Return the command line of the controller."""
     return [
-        *(sys.executable, "-m", "csi_liqo.cli", "controller"),
+        *(*PROGRAM, "controller"),
         f"--csi-endpoint=unix://{socket}",
         "--cluster-id=rome",
         f"--kubeconfig={kubeconfig}",
