@@ -72,7 +72,7 @@ def _split(address: str) -> tuple[str, int]:
 
 async def _page_for(head: bytes, pages: Pages) -> Page:
     words = head.split(b"\r\n", 1)[0].split(b" ")
-    if len(words) != 3 or words[0] not in (b"GET", b"HEAD"):
+    if len(words) != 3 or words[0] != b"GET":
         return Page(status=HTTPStatus.METHOD_NOT_ALLOWED)
     make = pages.get(words[1].partition(b"?")[0].decode("latin-1"))
     if make is None:

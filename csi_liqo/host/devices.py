@@ -1,9 +1,10 @@
 """What is on a block device, and making and mounting a filesystem on it.
 
 The rule of kubelet's FormatAndMount (kubernetes v1.37.2, mount-utils
-mount_linux.go): format only what blkid finds nothing on. blkid's exit code 2
-means "nothing found" and "could not read" alike, so two more must agree before
-anything is written: the device can be read, and wipefs sees no signature either.
+mount_linux.go) is to format what blkid finds nothing on. blkid's exit code 2
+means "nothing found" and "could not read" alike, and a database's raw device
+has no signature it knows. So two more must agree before anything is written:
+wipefs sees no signature either, and the device's start can be read and is zero.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ _MKFS: Final = {
     "xfs": ("mkfs.xfs", "-f"),
 }
 _PROBED_BYTES: Final = 65536
+"""From the start; filesystems, partition tables and volume managers leave their marks there."""
+_REMEDY: Final = (
+    "if its data is not needed, run: wipefs -a {0}; dd if=/dev/zero of={0} bs=1M count=1"
+)
 
 
-def filesystem_of(device: str) -> str:
+def filesystem_of(device: str, name: str) -> str:
     """Return the type of the filesystem on a device, empty only when it is blank.
+
+    ``name`` is what people call the device.
 
     Raises:
         errors.PreconditionError: it holds something else, a partition table say.
@@ -38,18 +45,18 @@ def filesystem_of(device: str) -> str:
     """
     found = processes.run("blkid", "-p", "-s", "TYPE", "-s", "PTTYPE", "-o", "export", device)
     if found.code == _BLKID_NOTHING:
-        _check_blank(device)
+        _check_blank(device, name)
         return ""
     if found.code != 0:
         raise errors.PreconditionError(
-            f"cannot tell what is on {device} (blkid: {found.code} {found.text}); if its data is "
-            "not needed, erase its signatures with wipefs"
+            f"cannot tell what is on {name} (blkid: {found.code} {found.text}); "
+            + _REMEDY.format(name)
         )
     facts = dict(line.split("=", 1) for line in found.output.splitlines() if "=" in line)
     if "PTTYPE" in facts or not facts.get("TYPE"):
         raise errors.PreconditionError(
-            f"{device} holds a {facts.get('PTTYPE', 'unknown')} partition table, not a filesystem: "
-            "name a partition in the PersistentVolume, or erase the table with wipefs"
+            f"{name} holds a {facts.get('PTTYPE', 'unknown')} partition table, not a filesystem: "
+            "name a partition in the PersistentVolume; or " + _REMEDY.format(name)
         )
     return facts["TYPE"]
 
@@ -102,7 +109,7 @@ def size_of(path: str) -> int:
         os.close(descriptor)
 
 
-def _check_blank(device: str) -> None:
+def _check_blank(device: str, name: str) -> None:
     """Agree with blkid that there is nothing, or raise."""
     try:
         # O_EXCL on a block device: refused while it is mounted or part of another one.
@@ -110,14 +117,14 @@ def _check_blank(device: str) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        raise errors.PreconditionError(f"{device} is used by something else on this node") from None
+        raise errors.PreconditionError(f"{name} is used by something else on this node") from None
     try:
-        os.read(descriptor, _PROBED_BYTES)
+        start = os.read(descriptor, _PROBED_BYTES)
     finally:
         os.close(descriptor)
     signatures = processes.run("wipefs", "--no-act", "--noheadings", device)
-    if signatures.code != 0 or signatures.output.strip():
+    if signatures.code != 0 or signatures.output.strip() or any(start):
         raise errors.PreconditionError(
-            f"{device} holds something that is no filesystem (wipefs: {signatures.text}); if it "
-            "is not needed, erase it with wipefs"
+            f"{name} is not blank, but holds no known filesystem ({signatures.text}); "
+            + _REMEDY.format(name)
         )

@@ -16,7 +16,7 @@ from csi_liqo.model import errors
 from csi_liqo.service.node import ports, requests
 
 _ATIME: Final = syscalls.MOUNT_ATTR_ATIME
-_BITS: Final[dict[str, tuple[int, int]]] = {
+OPTIONS: Final[dict[str, tuple[int, int]]] = {
     # option: bits to set, bits to clear
     "ro": (syscalls.MOUNT_ATTR_RDONLY, 0),
     "rw": (0, syscalls.MOUNT_ATTR_RDONLY),
@@ -55,7 +55,8 @@ class Machine:
     @contextlib.contextmanager
     def source(self, path: str) -> Iterator[ports.Place | None]:
         with paths.in_root(self._host_root, path) as descriptor:
-            yield None if descriptor is None else _place(descriptor)
+            root = os.path.realpath(self._host_root).rstrip("/")
+            yield None if descriptor is None else _place(descriptor, root)
 
     @contextlib.contextmanager
     def staged(self, path: str) -> Iterator[ports.Place | None]:
@@ -116,7 +117,7 @@ class Machine:
     def bind(self, place: ports.Place, path: str, options: tuple[str, ...]) -> None:
         set_bits = clear_bits = 0
         for option in options:  # a later one overrules an earlier
-            to_set, to_clear = _BITS[option]
+            to_set, to_clear = OPTIONS[option]
             set_bits = (set_bits & ~to_clear) | to_set
             clear_bits = (clear_bits & ~to_set) | to_clear
         # The kernel wants all bits of the access time cleared whenever one is set.
@@ -166,7 +167,7 @@ class Machine:
                 ) from error
 
     def filesystem_of(self, place: ports.Place) -> str:
-        return devices.filesystem_of(place.path)
+        return devices.filesystem_of(place.path, place.name)
 
     def format(self, place: ports.Place, fs_type: str) -> None:
         devices.make_filesystem(place.path, fs_type)
@@ -204,15 +205,17 @@ class Machine:
             yield descriptor, name
 
 
-def _place(descriptor: int) -> ports.Place:
+def _place(descriptor: int, root: str = "") -> ports.Place:
     facts = os.fstat(descriptor)
     number = mountinfo.of_descriptor(descriptor)
     through = next((mount for mount in mountinfo.read() if mount.id == number), None)
     kinds = {stat.S_IFDIR: ports.PlaceKind.DIRECTORY, stat.S_IFBLK: ports.PlaceKind.BLOCK_DEVICE}
     kind = kinds.get(stat.S_IFMT(facts.st_mode), ports.PlaceKind.OTHER)
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
     return ports.Place(
         descriptor=descriptor,
-        path=os.readlink(f"/proc/self/fd/{descriptor}"),
+        path=path,
+        name=path.removeprefix(root) or "/",
         kind=kind,
         identity=ports.Identity(device=facts.st_dev, inode=facts.st_ino),
         device_number=facts.st_rdev if kind is ports.PlaceKind.BLOCK_DEVICE else 0,

@@ -6,9 +6,11 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import grpc.aio
 import pytest
 
 from csi_liqo.model import source
+from tests.host import node_box
 from tests.host.kubelet_calls import Kubelet, Volume, capability, host_path, local, refused
 
 DATA = {"file": "precious"}
@@ -170,6 +172,22 @@ async def test_submounts_come_along_and_the_originals_stay(node: Kubelet) -> Non
     await node.down(volume)
     assert not seen(node, target).exists()
     assert node.box.path(pathlib.Path(original) / "inner").read_text() == "below"
+
+
+async def test_originals_stay_where_the_hosts_root_is_shared_too(box: node_box.Box) -> None:
+    """Without a container around it: mounts of one peer group, where unmounting spreads."""
+    path = box.folder("deep")
+    box.folder("deep/sub")
+    box.on_host("mount", "-t", "tmpfs", "none", f"{box.host}/deep/sub")
+    with box.serving("--host-root", str(box.host)):
+        async with grpc.aio.insecure_channel(f"unix:{box.driver}/csi.sock") as channel:
+            node = Kubelet(box, channel)
+            volume = host_path("deep", path)
+            await node.up(volume)
+            assert len(box.mounts()) == 2
+            await node.down(volume)
+    assert [mount.point for mount in box.mounts(box.host)] == [f"{box.host}/deep/sub"]
+    assert not box.mounts()
 
 
 async def test_links_lead_inside_the_hosts_root_and_never_out(node: Kubelet) -> None:

@@ -34,12 +34,14 @@ class Identity:
 class Place:
     """A directory or device held open, so that nobody exchanges it between look and use.
 
+    ``path`` leads to it from here, ``name`` is what people on the node call it.
     ``device_number`` is a block device's own number, 0 for a directory.
     ``read_only``: it is reached through a mount that allows no writes.
     """
 
     descriptor: int
     path: str
+    name: str
     kind: PlaceKind
     identity: Identity
     device_number: int

@@ -122,7 +122,7 @@ class Volumes:
                 self._host.mount(place, request.staging_path, fs_type, options)
                 if not self._is_staged(request.staging_path, place):
                     raise errors.OutcomeUnknownError(
-                        f"{place.path} was mounted at {request.staging_path} and is not there"
+                        f"{place.name} was mounted at {request.staging_path} and is not there"
                     )
 
     def _publish(self, request: requests.PublishRequest) -> None:
@@ -213,7 +213,7 @@ class Volumes:
             return False
         if mounted.device_number != device.device_number:
             raise errors.IncompatibleVolumeError(
-                f"another filesystem than that of {device.path} is mounted at {staging_path}"
+                f"another filesystem than that of {device.name} is mounted at {staging_path}"
             )
         return True
 
