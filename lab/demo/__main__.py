@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# Of a log: wide enough for the table; a terminal has its own.
+LOG_WIDTH = 120
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m lab.demo", description=__doc__)
@@ -61,8 +65,8 @@ async def check_data(
 def draw(found: Sequence[replicas.Replica], checks: Sequence[str]) -> Table:
     """Return the table of what stands behind each replica."""
     table = Table(box=box.ROUNDED)
-    for title in ("pod", "node", "virtual claim", "home cluster", "twin", "real class", "data"):
-        table.add_column(title, overflow="fold")
+    for title in ("pod", "node", "virtual claim", "home", "twin", "real class", "data"):
+        table.add_column(title, overflow="fold", no_wrap=title != "twin")
     for replica, check in zip(found, checks, strict=True):
         where = (replica.pod, replica.node, replica.claim, replica.home)
         table.add_row(*where, replica.twin_reference, replica.real_class, check)
@@ -76,7 +80,7 @@ def say_how_to_look(console: Console, directory: pathlib.Path) -> None:
         f"\nBoth clusters go on running. To look around:\n\n"
         f"  export PATH={programs.absolute()}:$PATH\n"
         f"  export KUBECONFIG={shown}/{story.CONSUMER}/kubeconfig"
-        f"      # or {shown}/{story.PROVIDER}/kubeconfig\n"
+        f"  # or {shown}/{story.PROVIDER}/kubeconfig\n"
         f"  kubectl get nodes -L {replicas.CLUSTER_KEY}\n"
         f"  kubectl -n {story.NAMESPACE} get pods,pvc -o wide\n"
         f"  kubectl get pv -o yaml                # nodeAffinity names the home\n"
@@ -86,6 +90,7 @@ def say_how_to_look(console: Console, directory: pathlib.Path) -> None:
         f"\nmake lab-down ends them.",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -121,7 +126,7 @@ async def tell(console: Console, directory: pathlib.Path, *, leak_check: bool) -
             markers = await teller.write_markers(found)
         with teller.step("Deleting both pods, with the remote one's node cordoned"):
             said = await teller.show_gravity(found)
-        console.print(f"   the scheduler says: [italic]{said}[/]", highlight=False)
+        console.print(f"   the scheduler says: {said}", highlight=False, markup=False)
         with teller.step("Uncordoning: both pods come back to their data"):
             again = await teller.come_back(found, markers)
             checks = [await check_data(teller, directory, replica) for replica in again]
@@ -135,6 +140,8 @@ async def tell(console: Console, directory: pathlib.Path, *, leak_check: bool) -
 async def main(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
     console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
     began = time.monotonic()
     try:
         await bring_up(options.instance)
