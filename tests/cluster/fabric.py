@@ -71,18 +71,27 @@ def prepare_consumer(rome: control_plane.ControlPlane) -> None:
         *(part for name in ("rome-1", "rome-2") for part in node(name, "rome")),
         virtual_class("csi-liqo-static", {"localClass": "static"}),
     ]))  # fmt: skip
-    for name in ("rome-1", "rome-2", "milan"):
-        if name == "milan":
-            labels = {"liqo.io/type": "virtual-node", "liqo.io/remote-cluster-id": "milan"}
-            kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump(_node(name, labels)))
-        room = {"cpu": "64", "memory": "64Gi", "pods": "900"}
-        ready = [{"type": "Ready", "status": "True"}]
-        patch = json.dumps({"status": {"conditions": ready, "allocatable": room, "capacity": room}})
-        kubectl(rome, "patch", "node", name, "--subresource=status", f"--patch={patch}")
+    for name in ("rome-1", "rome-2"):
+        _make_ready(rome, name)
+    make_virtual_node(rome, "milan")
+
+
+def make_virtual_node(rome: control_plane.ControlPlane, cluster: str) -> None:
+    """Make the node that stands for a provider, as Liqo does; it knows nothing of storage."""
+    labels = {"liqo.io/type": "virtual-node", "liqo.io/remote-cluster-id": cluster}
+    kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump(_node(cluster, labels)))
+    _make_ready(rome, cluster)
+
+
+def _make_ready(rome: control_plane.ControlPlane, name: str) -> None:
+    room = {"cpu": "64", "memory": "64Gi", "pods": "900"}
+    ready = [{"type": "Ready", "status": "True"}]
+    patch = json.dumps({"status": {"conditions": ready, "allocatable": room, "capacity": room}})
+    kubectl(rome, "patch", "node", name, "--subresource=status", f"--patch={patch}")
 
 
 def prepare_provider(milan: control_plane.ControlPlane) -> None:
-    """Make real classes, offer all but the static one, and grant a consumer what deploy/provider has."""
+    """Make real classes, offer them, and grant a consumer what deploy/provider has."""
     kubectl(milan, "apply", "-k", str(ROOT / "deploy/provider"))
     classes = list(real_classes())
     for real in classes[:3]:
@@ -104,7 +113,7 @@ def grant_namespace(milan: control_plane.ControlPlane, namespace: str) -> None:
 
 
 def real_classes() -> Iterable[Json]:
-    """Return the real classes of a cluster: two dynamic ones, one that nobody serves, one by hand."""
+    """Return real classes: two dynamic ones, one that nobody serves, one by hand."""
     for name, provisioner, mode in (
         ("hostpath", "kubernetes.io/host-path", "Immediate"),
         ("hostpath-wffc", "kubernetes.io/host-path", "WaitForFirstConsumer"),

@@ -1,0 +1,261 @@
+"""API servers that are away: nothing is lost, nobody else is held up, all converges."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lab import control_plane
+from lab.faults import proxy, rules
+from tests import control_planes
+from tests.cluster import calls, fabric
+
+Code = grpc.StatusCode
+Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
+
+TWIN_MARKED = rules.Match(method="PATCH", resource="persistentvolumeclaims")
+
+
+@pytest.fixture
+async def milan_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
+    rights = prepared[1].kubeconfig_for(fabric.CONSUMER_USER)
+    async with proxy.FaultProxy(rights, tmp_path / "milan-proxy") as before:
+        yield before
+
+
+@pytest.fixture
+async def rome_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
+    rights = prepared[0].kubeconfig_for(fabric.CONTROLLER_USER)
+    async with proxy.FaultProxy(rights, tmp_path / "rome-proxy") as before:
+        yield before
+
+
+@pytest.fixture
+async def driver(
+    prepared: Planes,
+    tmp_path: Path,
+    namespace: str,
+    rome_proxy: proxy.FaultProxy,
+    milan_proxy: proxy.FaultProxy,
+) -> AsyncIterator[fabric.Fabric]:
+    async with fabric.running(
+        *(*prepared, tmp_path, namespace),
+        consumer_kubeconfig=rome_proxy.kubeconfig,
+        provider_kubeconfig=milan_proxy.kubeconfig.read_text(),
+        orphan_grace_seconds=3,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+async def caller(driver: fabric.Fabric) -> AsyncIterator[calls.Caller]:
+    made = calls.Caller(driver)
+    yield made
+    await made.close()
+
+
+async def reported_away(driver: fabric.Fabric) -> None:
+    await control_planes.wait_until(
+        driver.consumer,
+        fabric.REMOTE_CLUSTERS,
+        "milan",
+        lambda item: item is not None and not fabric.is_ready(item),
+    )
+
+
+async def reported_back(driver: fabric.Fabric) -> None:
+    await control_planes.wait_until(
+        driver.consumer, fabric.REMOTE_CLUSTERS, "milan", fabric.is_ready, timeout_seconds=60
+    )
+
+
+async def test_an_untouched_claim_goes_elsewhere_while_its_provider_is_away(
+    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
+) -> None:
+    before = await driver.snapshot()
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    await milan_proxy.go_down()
+    await reported_away(driver)
+
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert "cluster milan cannot be reached" in text
+    assert "see RemoteCluster milan" in text
+
+    await driver.consume("data", "rome-1")
+    await driver.bound("data")
+    await milan_proxy.come_up()
+    await reported_back(driver)
+    await driver.drop("data")
+    assert await driver.settled(before) == []
+
+
+async def test_a_claim_that_may_be_there_waits_for_its_provider(
+    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
+) -> None:
+    before = await driver.snapshot()
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    milan_proxy.cut(rules.CHANGES, when=rules.When.AFTER)
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.UNAVAILABLE
+    assert f"twin {driver.remote_namespace}/data in cluster milan may exist" in text
+
+    await milan_proxy.go_down()
+    await reported_away(driver)
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.UNAVAILABLE
+    assert f"claim {driver.namespace}/data may exist there" in text
+
+    await milan_proxy.come_up()
+    await reported_back(driver)
+    await driver.consume("data", "milan")
+    await driver.bound("data")
+    await driver.drop("data")
+    assert await driver.settled(before) == []
+
+
+async def test_a_deletion_waits_for_its_provider_and_then_takes_place(
+    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
+) -> None:
+    before = await driver.snapshot()
+    await driver.claim_on("data", "milan")
+    _, volume = await driver.bound("data")
+    await milan_proxy.go_down()
+    await reported_away(driver)
+
+    await driver.drop("data")
+    code, text = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED)  # the sidecar may be asking just now
+    assert "milan" in text or "still running" in text
+    twin = await driver.provider.get(f"{driver.remote_claims}/data")
+    assert "deletionTimestamp" not in twin["metadata"]
+
+    await milan_proxy.come_up()
+    await reported_back(driver)
+    await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
+    assert await driver.settled(before) == []
+
+
+async def test_a_restart_finds_a_provider_away_and_serves_this_cluster(
+    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy
+) -> None:
+    before = await driver.snapshot()
+    await milan_proxy.go_down()
+    await driver.controller.end()
+    await driver.controller.start()
+
+    await driver.claim_on("data", "rome-1")
+    await driver.bound("data")
+    await driver.drop("data")
+
+    await milan_proxy.come_up()
+    await reported_back(driver)
+    await driver.claim_on("data", "milan")
+    await driver.bound("data")
+    await driver.drop("data")
+    assert await driver.settled(before) == []
+
+
+async def test_the_own_api_server_may_be_away_for_a_while(
+    driver: fabric.Fabric, caller: calls.Caller, rome_proxy: proxy.FaultProxy
+) -> None:
+    before = await driver.snapshot()
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    await control_planes.wait_until_there(driver.consumer, driver.claims, "data")
+    await asyncio.sleep(0.2)  # the driver's own watch is another one
+    await rome_proxy.go_down()
+
+    code, text, _ = await caller.create(calls.wish(claim, "rome-1"))
+    assert code is Code.UNAVAILABLE
+    assert "may exist" in text
+    code, _ = await caller.delete("pvc-unknown")
+    assert code is Code.UNAVAILABLE
+
+    await rome_proxy.come_up()
+    await driver.consume("data", "rome-1")
+    await driver.bound("data", timeout_seconds=60)
+    await driver.drop("data")
+    assert await driver.settled(before) == []
+
+
+async def test_a_twin_nobody_was_told_of_is_collected_where_its_claim_did_not_go(
+    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
+) -> None:
+    before = await driver.snapshot()
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    rule = milan_proxy.fail(TWIN_MARKED, status=503, times=None)
+    code, _, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.UNAVAILABLE
+    assert await driver.provider.find(f"{driver.remote_claims}/data") is not None
+    milan_proxy.remove(rule)
+
+    await driver.consume("data", "rome-1")
+    _, volume = await driver.bound("data")
+
+    await control_planes.wait_until_gone(driver.provider, driver.remote_claims, "data")
+    twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
+    assert await driver.consumer.find(f"{fabric.claims_in(twin[0])}/{twin[1]}") is not None
+    await driver.drop("data")
+    assert await driver.settled(before) == []
+
+
+async def test_a_twin_whose_claim_is_deleted_meanwhile_is_collected(
+    driver: fabric.Fabric, caller: calls.Caller
+) -> None:
+    before = await driver.snapshot()
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    request = calls.wish(claim, "milan", remoteClass="nobody")
+    code, text, _ = await caller.create(request, timeout_seconds=4)
+    assert code is Code.DEADLINE_EXCEEDED
+    assert "waiting for twin" in text
+
+    await driver.drop("data")
+
+    assert await driver.settled(before) == []
+
+
+async def test_a_handed_over_twin_is_never_collected(
+    driver: fabric.Fabric, caller: calls.Caller
+) -> None:
+    """It may hold data: only the deletion of its volume takes it away."""
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    code, _, volume = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.OK
+    await driver.drop("data")
+    later = await driver.consumer.create(driver.claims, fabric.claim("later"))
+    code, _, other = await caller.create(
+        calls.wish(later, "milan", remoteClass="nobody"), timeout_seconds=4
+    )
+    assert code is Code.DEADLINE_EXCEEDED
+    await driver.drop("later")
+    await control_planes.wait_until_gone(driver.provider, driver.remote_claims, "later")
+
+    assert await driver.provider.find(f"{driver.remote_claims}/data") is not None
+    assert await caller.delete(volume.volume_id) == (Code.OK, "")
+    assert not other.volume_id
+
+
+async def test_a_virtual_node_that_is_made_anew_is_entered_again(driver: fabric.Fabric) -> None:
+    def entered(item: fabric.Json | None) -> bool:
+        drivers = (item or {}).get("spec", {}).get("drivers") or []
+        return "csi.liqo.io" in {entry["name"] for entry in drivers}
+
+    await control_planes.wait_until(driver.consumer, fabric.CSI_NODES, "milan", entered)
+    old = await driver.consumer.get(f"{fabric.NODES}/milan")
+    await driver.consumer.delete(f"{fabric.NODES}/milan", uid=old["metadata"]["uid"])
+    await control_planes.wait_until_gone(driver.consumer, fabric.NODES, "milan")
+    fabric.make_virtual_node(driver.rome, "milan")
+    node = await driver.consumer.get(f"{fabric.NODES}/milan")
+
+    def owned(item: fabric.Json | None) -> bool:
+        owners = (item or {}).get("metadata", {}).get("ownerReferences") or [{}]
+        return entered(item) and owners[0].get("uid") == node["metadata"]["uid"]
+
+    await control_planes.wait_until(driver.consumer, fabric.CSI_NODES, "milan", owned)
+    labels = (await driver.consumer.get(f"{fabric.NODES}/milan"))["metadata"]["labels"]
+    assert labels[fabric.CLUSTER_KEY] == "milan"
+    assert labels[fabric.NODE_KEY] == "milan"
