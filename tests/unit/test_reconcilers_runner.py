@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from csi_liqo.model import errors
+from csi_liqo.reconcilers import runner
+
+KEY = ("", "milan")
+
+
+@contextlib.asynccontextmanager
+async def working(reconcile: runner.Reconcile) -> AsyncIterator[runner.Runner]:
+    made = runner.Runner("test", reconcile, workers=3)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_many_changes_of_one_object_are_one_piece_of_work() -> None:
+    seen: list[runner.Key] = []
+    done = asyncio.Event()
+
+    async def reconcile(key: runner.Key) -> float | None:
+        seen.append(key)
+        if key == ("", "last"):
+            done.set()
+        return None
+
+    async with working(reconcile) as made:
+        for _ in range(5):
+            made.add(KEY)
+        made.add(("", "last"))
+        await done.wait()
+    assert seen == [KEY, ("", "last")]
+
+
+async def test_a_change_during_work_is_looked_at_afterwards_and_never_at_once() -> None:
+    running = 0
+    begun, go_on, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    overlapped = False
+
+    async def reconcile(key: runner.Key) -> float | None:
+        nonlocal running, overlapped
+        running += 1
+        overlapped = overlapped or running > 1
+        if begun.is_set():
+            again.set()
+        begun.set()
+        await go_on.wait()
+        running -= 1
+        return None
+
+    async with working(reconcile) as made:
+        made.add(KEY)
+        await begun.wait()
+        made.add(KEY)
+        go_on.set()
+        await again.wait()
+    assert not overlapped
+
+
+async def test_a_failure_is_tried_again() -> None:
+    tries = 0
+    done = asyncio.Event()
+
+    async def reconcile(key: runner.Key) -> float | None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise errors.ApiUnavailableError("no answer")
+        done.set()
+        return None
+
+    async with working(reconcile) as made:
+        made.add(KEY)
+        await asyncio.wait_for(done.wait(), timeout=10)
+    assert tries == 2
+
+
+async def test_a_key_is_looked_at_again_after_the_time_it_asks_for() -> None:
+    times: list[float] = []
+    done = asyncio.Event()
+
+    async def reconcile(key: runner.Key) -> float | None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 2:
+            done.set()
+            return None
+        return 0.05
+
+    async with working(reconcile) as made:
+        made.add(KEY)
+        await asyncio.wait_for(done.wait(), timeout=10)
+    assert times[1] - times[0] >= 0.04
