@@ -97,11 +97,14 @@ class Box:
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a program in the container."""
+    def start(self, *command: str, talks: bool = False) -> subprocess.Popen[bytes]:
+        """Start a program in the container, connected by pipes when it ``talks``."""
+        pipe = subprocess.PIPE if talks else None
         return subprocess.Popen(
             [*self.entering(self._container.pid), *command],
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=pipe,
+            stdout=pipe,
         )
 
     def path(self, path: pathlib.Path) -> pathlib.Path:
