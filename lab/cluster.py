@@ -10,6 +10,7 @@ from lab import (
     api,
     control_plane,
     errors,
+    image_store,
     images,
     instance,
     network,
@@ -50,8 +51,19 @@ class Cluster:
         await asyncio.gather(*(self._hold_node(member) for member in self.nodes))
         return [network.Route(member.plan.pods, member.plan.address) for member in self.nodes]
 
-    async def start(self, archives: Sequence[images.Archive], report: Report) -> None:
+    def has_stores(self) -> bool:
+        """Tell whether every node has images already."""
+        return all((member.directory / "containerd").exists() for member in self.nodes)
+
+    async def start(
+        self, archives: Sequence[images.Archive], template: pathlib.Path | None, report: Report
+    ) -> None:
         """Start everything in the held nodes and return when every node is Ready.
+
+        Args:
+            archives: images that every node shall have.
+            template: an image store that new nodes begin with.
+            report: called with a line when a step begins.
 
         Raises:
             ProcessDiedError: a process ended; the error has the end of its log.
@@ -60,7 +72,7 @@ class Cluster:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start_plane(report), name=f"{self.name}: control plane")
             for member in self.nodes:
-                group.create_task(self._start_runtime(member, archives), name=member.name)
+                group.create_task(self._start_runtime(member, archives, template), name=member.name)
         report(f"{self.name}: waiting for the nodes")
         for member in self.nodes:
             member.start_kubelet()
@@ -166,7 +178,14 @@ class Cluster:
         await self.plane.up()
         await self.kubectl(*APPLY, f"--filename={settings.MANIFESTS / self.name}")
 
-    async def _start_runtime(self, member: node.Node, archives: Sequence[images.Archive]) -> None:
+    async def _start_runtime(
+        self,
+        member: node.Node,
+        archives: Sequence[images.Archive],
+        template: pathlib.Path | None,
+    ) -> None:
+        if template is not None:
+            await asyncio.to_thread(image_store.seed, member.directory, template)
         await member.start_containerd()
         await images.ensure_imported(member, archives)
 

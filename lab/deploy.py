@@ -22,18 +22,21 @@ async def install(consumer: cluster.Cluster, image: images.Archive) -> None:
         image: what its nodes have imported.
     """
     kubectl = consumer.kubectl
-    await kubectl(*cluster.APPLY, "--kustomize", _MANIFESTS)
-    identity = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "csi-liqo", "namespace": _NAMESPACE},
-        "data": {"clusterID": consumer.name},
-    }
-    await kubectl(*cluster.APPLY, "--filename=-", stdin=yaml.safe_dump(identity))
-    annotations = {"metadata": {"annotations": {_IMAGE_ANNOTATION: image.path.stem}}}
-    patch = json.dumps({"spec": {"template": annotations}})
-    for workload in _WORKLOADS:
-        await kubectl("patch", workload, f"--namespace={_NAMESPACE}", f"--patch={patch}")
+    objects = list(yaml.safe_load_all(await kubectl("kustomize", _MANIFESTS)))
+    for item in objects:
+        if f"{item['kind'].lower()}/{item['metadata']['name']}" in _WORKLOADS:
+            # At once and not by a patch: that would start every pod twice.
+            metadata = item["spec"]["template"]["metadata"]
+            metadata.setdefault("annotations", {})[_IMAGE_ANNOTATION] = image.path.stem
+    objects.append(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "csi-liqo", "namespace": _NAMESPACE},
+            "data": {"clusterID": consumer.name},
+        }
+    )
+    await kubectl(*cluster.APPLY, "--filename=-", stdin=yaml.safe_dump_all(objects))
     await kubectl(
         *("wait", "--for=condition=Established", "--timeout=30s"),
         "customresourcedefinition/remoteclusters.csi.liqo.io",

@@ -18,6 +18,8 @@ from typing import Final, Protocol
 
 from lab import binaries, settings
 
+# In a node's folder: the images it has.
+_IMPORTED: Final = "images.json"
 _DEBIAN_BUSYBOX: Final = pathlib.Path("/bin/busybox")
 _ACCOUNTS: Final = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
@@ -69,15 +71,28 @@ async def ensure_imported(runtime: Runtime, archives: Sequence[Archive]) -> None
     Raises:
         LabError: containerd refuses one.
     """
-    for archive in archives:
-        name = archive.reference.replace("/", "_")
-        imported = runtime.directory / "images" / name
-        if imported.exists() and imported.read_text() == str(archive.path):
-            continue
+    imported = _read_imported(runtime.directory)
+    missing = [archive for archive in archives if archive not in imported]
+    for archive in missing:
         # NB: "--local" is the way of importing that needs no further containerd plugin.
         await runtime.ctr("images", "import", "--local", archive.path)
-        imported.parent.mkdir(exist_ok=True)
-        imported.write_text(str(archive.path))
+    if missing:
+        write_imported(runtime.directory, archives)
+
+
+def write_imported(directory: pathlib.Path, archives: Sequence[Archive]) -> None:
+    """Note in a node's folder which images it has."""
+    listed = [{"reference": a.reference, "path": str(a.path)} for a in archives]
+    (directory / _IMPORTED).write_text(json.dumps(listed))
+
+
+def _read_imported(directory: pathlib.Path) -> list[Archive]:
+    try:
+        listed = json.loads((directory / _IMPORTED).read_text())
+    except FileNotFoundError:
+        return []
+
+    return [Archive(item["reference"], pathlib.Path(item["path"])) for item in listed]
 
 
 async def _ensure(

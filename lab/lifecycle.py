@@ -20,6 +20,7 @@ from lab import (
     deploy,
     driver_image,
     errors,
+    image_store,
     images,
     instance,
     mount_points,
@@ -69,9 +70,12 @@ async def up(owner: instance.Instance, report: Report, *, driver: bool = True) -
         archives = await _prepare(owner, report, driver=driver)
         fabric = await _connect(owner, report)
         every = [fabric.consumer, fabric.provider]
+        template = None
+        if not all(member.has_stores() for member in every):
+            template = await image_store.ensure_template(archives, owner.binaries, report)
         async with asyncio.TaskGroup() as group:
             for member in every:
-                group.create_task(member.start(archives, report), name=member.name)
+                group.create_task(member.start(archives, template, report), name=member.name)
         await fabric.peering.start_virtual_kubelet()
         if driver:
             report("installing the driver")

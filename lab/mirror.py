@@ -8,6 +8,7 @@ reports each difference once, as it would have reported the event.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -97,18 +98,21 @@ class Mirror:
             "timeoutSeconds": str(random.randint(240, 480)),
         }
         events = self._server.watch(self._path, params, silence_seconds=SILENCE_SECONDS)
-        async for event in events:
-            item = event["object"]
-            if event["type"] == "ERROR":
-                raise api.ApiError(
-                    item.get("code", 500), item.get("reason", ""), item.get("message", "")
-                )
-            version = item["metadata"]["resourceVersion"]
-            if event["type"] == "BOOKMARK":
-                continue
-            if event["type"] == "DELETED":
-                self.objects.pop(key_of(item), None)
-            else:
-                self.objects[key_of(item)] = item
-            self._changed(item)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                version = self._take(event)
         return version
+
+    def _take(self, event: api.Json) -> str:
+        item = event["object"]
+        if event["type"] == "ERROR":
+            raise api.ApiError(
+                item.get("code", 500), item.get("reason", ""), item.get("message", "")
+            )
+        if event["type"] == "DELETED":
+            self.objects.pop(key_of(item), None)
+        elif event["type"] != "BOOKMARK":
+            self.objects[key_of(item)] = item
+        if event["type"] != "BOOKMARK":
+            self._changed(item)
+        return str(item["metadata"]["resourceVersion"])

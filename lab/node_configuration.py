@@ -10,6 +10,18 @@ import yaml
 from lab import certificates, control_plane, mount_points, processes, settings
 
 _RUNTIME: Final = "/run/containerd/containerd.sock"
+_UNUSED_PLUGINS: Final = ", ".join(
+    f'"io.containerd.{name}"'
+    for name in (
+        "nri.v1.nri",
+        "snapshotter.v1.blockfile",
+        "snapshotter.v1.btrfs",
+        "snapshotter.v1.devmapper",
+        "snapshotter.v1.erofs",
+        "snapshotter.v1.zfs",
+        "tracing.processor.v1.otlp",
+    )
+)
 _KUBELET_DIRECTORY: Final = "/var/lib/kubelet"
 
 
@@ -72,6 +84,32 @@ def commands(plan: Plan, directory: pathlib.Path, binaries: pathlib.Path) -> dic
         ],
         "kube-proxy": [*env, str(binaries / "kube-proxy"), f"--config={directory}/kube-proxy.yaml"],
     }
+
+
+def snapshotter(directory: pathlib.Path) -> str:
+    """Return how containerd unpacks images in a folder."""
+    return "overlayfs" if mount_points.allows_overlay(directory) else "native"
+
+
+def forge_plain_containerd(root: pathlib.Path, state: pathlib.Path) -> str:
+    """Return the configuration of a containerd that holds images and runs no pods."""
+    return f"""\
+version = 3
+root = "{root}"
+state = "{state}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime", {_UNUSED_PLUGINS}]
+
+[grpc]
+  address = "{state}/containerd.sock"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{state}/opt"
+
+[plugins."io.containerd.transfer.v1.local"]
+  unpack_config = [{{ platform = "linux/{settings.ARCHITECTURE}",
+    snapshotter = "{snapshotter(root)}" }}]
+"""
 
 
 def _kubelet(plan: Plan, authority: pathlib.Path, serving: certificates.KeyPair) -> dict[str, Any]:
@@ -148,14 +186,11 @@ def _pod_network(plan: Plan) -> dict[str, Any]:
 
 
 def _containerd(directory: pathlib.Path) -> str:
-    snapshotter = "overlayfs" if mount_points.allows_overlay(directory) else "native"
     return f"""\
 version = 3
 root = "{directory}/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper",
-    "io.containerd.snapshotter.v1.blockfile", "io.containerd.tracing.processor.v1.otlp"]
+disabled_plugins = [{_UNUSED_PLUGINS}]
 
 [grpc]
   address = "{_RUNTIME}"
@@ -164,7 +199,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.bt
   path = "{directory}/opt"
 
 [plugins."io.containerd.cri.v1.images"]
-  snapshotter = "{snapshotter}"
+  snapshotter = "{snapshotter(directory)}"
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{settings.PAUSE_IMAGE}"

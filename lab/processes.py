@@ -15,6 +15,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 
 from lab import errors, settings
@@ -300,3 +301,14 @@ async def run(
         raise errors.LabError(f"`{' '.join(command)}` failed ({child.returncode}): {said}")
 
     return output.decode(errors="replace")
+
+
+def run_now(name: str, *arguments: str) -> None:
+    """Run a program of the system to its end, blocking; for use in a thread.
+
+    Raises:
+        LabError: it failed.
+    """
+    done = subprocess.run([program(name), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise errors.LabError(f"`{name} {' '.join(arguments)}` failed: {done.stderr.strip()}")

@@ -142,6 +142,8 @@ WHEEL_PLATFORMS: Final = tuple(
 BUILD_REQUIREMENTS: Final = ("setuptools>=80",)
 # Built driver images kept in the cache; the older ones are removed.
 DRIVER_IMAGES_KEPT: Final = 3
+# Templates of nodes' image stores kept in the cache.
+IMAGE_STORES_KEPT: Final = 2
 
 # --- the driver -----------------------------------------------------------------------------------
 
