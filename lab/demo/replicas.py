@@ -7,12 +7,12 @@ the twin is looked up in that cluster with that cluster's own credentials.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from lab.demo import view
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from lab import api
 
@@ -20,6 +20,16 @@ CLUSTER_KEY: Final = "topology.csi.liqo.io/cluster"
 NODE_KEY: Final = "topology.csi.liqo.io/node"
 VOLUME_LABEL: Final = "csi.liqo.io/volume"
 CLAIM_PREFIX: Final = "data"
+
+
+class Objects(Protocol):
+    """What a cluster holds."""
+
+    def get(self, kind: str, name: str, namespace: str = "") -> api.Json | None:
+        """Return an object; None when there is none."""
+
+    def all(self, kind: str, namespace: str | None = None) -> Iterable[api.Json]:
+        """Return the objects of one kind."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class Replica:
         return f"{self.twin_namespace}/{self.twin}"
 
 
-def find(views: Mapping[str, view.View], consumer: str, namespace: str, pod: str) -> Replica:
+def find(views: Mapping[str, Objects], consumer: str, namespace: str, pod: str) -> Replica:
     """Follow a ready pod's claim to the twin and the real volume.
 
     Raises:
@@ -103,7 +113,7 @@ def _home_of(volume: api.Json) -> str:
     return str(homes.pop())
 
 
-def _refuse_copies(views: Mapping[str, view.View], home: str, volume_id: str) -> None:
+def _refuse_copies(views: Mapping[str, Objects], home: str, volume_id: str) -> None:
     for name, cluster in views.items():
         found = [
             claim

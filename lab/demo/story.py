@@ -234,12 +234,8 @@ class Story:
             for node in self._here.all("nodes")
             if view.is_ready(node) and not node["spec"].get("unschedulable")
         ]
-        # A node counts here only after it passed the filter for free resources, which
-        # comes before that for volumes: these nodes have room and lack only the data.
-        match = AFFINITY.search(said)
-        lacking = int(match[1]) if match else 0
         refused = scheduled.get("status") == "False" and UNSCHEDULABLE in said
-        return said if others and refused and lacking == len(others) else None
+        return said if others and refused and nodes_without_data(said) == len(others) else None
 
     async def come_back(
         self, found: Sequence[replicas.Replica], markers: Mapping[str, str]
@@ -261,6 +257,16 @@ class Story:
             if marker != markers[after.pod]:
                 raise view.DemoError(f"{after.pod} came back with marker {marker!r}")
         return again
+
+
+def nodes_without_data(message: str) -> int:
+    """Return on how many nodes only a volume's node affinity is in the way.
+
+    A node counts there only after it passed the scheduler's filter for free resources,
+    which comes before that for volumes: such a node has room and lacks only the data.
+    """
+    match = AFFINITY.search(message)
+    return int(match[1]) if match else 0
 
 
 def _is_virtual(node: api.Json) -> bool:
