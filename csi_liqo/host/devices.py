@@ -81,6 +81,8 @@ def check_filesystem(device: str) -> None:
         errors.OutcomeUnknownError: there are errors that need a person.
     """
     done = processes.run("fsck", "-a", device, timeout_seconds=None)
+    if done.code:
+        logger.warning("fsck on %s ended with %s: %s", device, done.code, done.text)
     if done.code & _FSCK_UNCORRECTED:
         raise errors.OutcomeUnknownError(
             f"the filesystem on {device} has errors that fsck -a cannot repair; run fsck by hand: "
