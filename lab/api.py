@@ -8,22 +8,20 @@ it knows works here.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import ssl
-import weakref
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 from kubernetes.aio import client, config
 
+from lab import prompt
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
     from pathlib import Path
     from types import TracebackType
-
-    from aiohttp import connector, tracing
 
 # An object as the API server wrote it.
 Json = dict[str, Any]
@@ -33,7 +31,7 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 METADATA_LIST: Final = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 
-REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 
 
 class ApiError(Exception):
@@ -87,39 +85,6 @@ async def load_connection(kubeconfig: Path, *, anonymous: bool = False) -> Conne
     return Connection(url=configuration.host.rstrip("/"), tls=tls, headers=headers)
 
 
-class PromptConnector(aiohttp.TCPConnector):
-    """Connections that are all gone when it is closed.
-
-    NB: a connection that was left in the middle, such as a watch, says goodbye over
-    TLS for as long as the other side likes, and closing a session does not wait.
-    """
-
-    def __init__(self, *, ssl: ssl.SSLContext, limit: int) -> None:
-        super().__init__(ssl=ssl, limit=limit)
-        self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[tracing.Trace],
-        timeout: aiohttp.ClientTimeout,
-    ) -> connector.Connection:
-        """Connect as usual, and remember."""
-        connection = await super().connect(req, traces, timeout)
-        if connection.transport is not None:
-            self._transports.add(connection.transport)
-        return connection
-
-    async def close(self, *, abort_ssl: bool = False) -> None:
-        """Close what is idle or in use, then what still says goodbye."""
-        await super().close(abort_ssl=abort_ssl)
-        for transport in list(self._transports):
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
-        # The sockets are closed in the loop's next round.
-        await asyncio.sleep(0)
-
-
 class Api:
     """One API server, as JSON in and JSON out. An asynchronous context."""
 
@@ -128,7 +93,7 @@ class Api:
         self._session = aiohttp.ClientSession(
             headers=dict(connection.headers),
             # NB: every watch holds a connection for minutes; a limit would starve the calls.
-            connector=PromptConnector(ssl=connection.tls, limit=0),
+            connector=prompt.PromptConnector(ssl=connection.tls),
             timeout=REQUEST_TIMEOUT,
         )
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -86,13 +85,11 @@ class Cluster:
             if (identity := member.holder.identity) is not None
         }
 
-    async def healthy(self) -> bool:
-        """Tell whether every process runs, the control plane answers and all nodes are Ready."""
-        if not all(member.running() for member in self.nodes):
-            return False
-
-        answers = await asyncio.gather(*map(self.plane.healthy, self.plane.components))
-        return all(answers) and not await self.unready_nodes()
+    async def silent_components(self) -> list[str]:
+        """Return the components of the control plane that do not answer."""
+        components = list(self.plane.components)
+        answers = await asyncio.gather(*map(self.plane.healthy, components))
+        return [name for name, well in zip(components, answers, strict=True) if not well]
 
     async def unready_nodes(self) -> dict[str, str]:
         """Return the nodes that are not Ready, each with what it says about that."""
@@ -107,16 +104,6 @@ class Cluster:
             name: known.get(name, "not registered") for name in settings.CLUSTERS[self.name]
         }
         return {name: complaint for name, complaint in complaints.items() if complaint}
-
-    async def kill(self) -> None:
-        """End every process of the cluster; its folder stays."""
-        for member in self.nodes:
-            await member.kill()
-        await self._instance.group.child(self._plane_group).kill()
-
-    async def remove(self) -> None:
-        """Remove the cluster's folder, which no process uses any more."""
-        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=False)
 
     async def kubectl(self, *arguments: str | pathlib.Path, stdin: str | None = None) -> str:
         """Run kubectl as the cluster's administrator and return what it prints.

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import yaml
 
-from lab import cluster, errors, images, settings
+from lab import api, cluster, errors, images, settings
 
 _MANIFESTS: Final = settings.REPOSITORY / "deploy"
 _NAMESPACE: Final = "csi-liqo"
@@ -58,6 +58,22 @@ async def wait_until_ready(consumer: cluster.Cluster) -> None:
         except errors.LabError as error:
             said = await _explain(consumer)
             raise errors.LabError(f"{workload} is not ready: {said or error}") from error
+
+
+async def find_complaint(member: cluster.Cluster) -> str:
+    """Say what is wrong with the driver in a cluster; the empty text when it is well or absent."""
+    workloads = f"/apis/apps/v1/namespaces/{_NAMESPACE}"
+    async with await api.Api.of(member.plane.kubeconfig) as server:
+        controller = await server.find(f"{workloads}/deployments/csi-liqo-controller")
+        nodes = await server.find(f"{workloads}/daemonsets/csi-liqo-node")
+    if controller is not None and not controller["status"].get("readyReplicas"):
+        return "the driver's controller is not ready"
+
+    if nodes is not None:
+        status = nodes["status"]
+        if status.get("numberReady", 0) < status["desiredNumberScheduled"]:
+            return "the driver is not ready on every node"
+    return ""
 
 
 async def _explain(consumer: cluster.Cluster) -> str:

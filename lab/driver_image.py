@@ -53,7 +53,7 @@ async def ensure(report: Report) -> images.Archive:
 
 async def _ensure_base(base: pathlib.Path, report: Report) -> None:
     async with binaries.locked(base):
-        if base.exists():
+        if _there(base):
             return
 
         report("making a base image of Debian packages")
@@ -75,7 +75,7 @@ async def _ensure_base(base: pathlib.Path, report: Report) -> None:
 
 async def _ensure_wheels(wheels: pathlib.Path, report: Report) -> None:
     async with binaries.locked(wheels):
-        if wheels.exists():
+        if _there(wheels):
             return
 
         report("fetching the driver's Python packages")
@@ -177,6 +177,10 @@ def _files(repository: pathlib.Path) -> Iterable[pathlib.Path]:
 def _content(path: pathlib.Path) -> str:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return f"{path.relative_to(settings.REPOSITORY)} {digest}"
+
+
+def _there(made: pathlib.Path) -> bool:
+    return made.exists()
 
 
 def _base_key() -> str:

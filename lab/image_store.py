@@ -133,10 +133,9 @@ async def _containerd(store: pathlib.Path, programs: pathlib.Path) -> AsyncItera
 
 
 async def _answers(programs: pathlib.Path, socket: pathlib.Path) -> bool:
-    if socket.exists():
-        with contextlib.suppress(errors.LabError):
-            await processes.run(programs / "ctr", "--address", socket, "version")
-            return True
+    with contextlib.suppress(errors.LabError):  # also when the socket is not there yet
+        await processes.run(programs / "ctr", "--address", socket, "version")
+        return True
     return False
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from lab import cgroups, errors, processes, settings
 
@@ -47,7 +48,7 @@ class Instance:
     @property
     def preferred_octet(self) -> int:
         """The second octet to try first: the one used before, else one from the name."""
-        recorded = self._record.exists() and json.loads(self._record.read_text()).get("octet")
+        recorded = self._read().get("octet")
         if isinstance(recorded, int) and recorded in settings.SECOND_OCTETS:
             return recorded
 
@@ -56,15 +57,23 @@ class Instance:
     @property
     def recorded_octet(self) -> int | None:
         """The second octet that the clusters in the folder were made for; None before that."""
-        return self.preferred_octet if self._record.exists() else None
+        return self.preferred_octet if "octet" in self._read() else None
 
     def record_octet(self, octet: int) -> None:
         """Remember the address range, which certificates and addresses are bound to."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._record.write_text(json.dumps({"octet": octet}) + "\n")
+        self._write({**self._read(), "octet": octet})
+
+    @property
+    def installed(self) -> list[str]:
+        """What the last `up` that came to its end installed; empty when none did."""
+        return list(self._read().get("installed", []))
+
+    @installed.setter
+    def installed(self, what: list[str]) -> None:
+        self._write({**self._read(), "installed": what})
 
     def forget(self) -> None:
-        """Remove the record of this instance's address range."""
+        """Remove the record of this instance's address range and content."""
         self._record.unlink(missing_ok=True)
 
     def cluster_directory(self, cluster: str) -> pathlib.Path:
@@ -101,3 +110,17 @@ class Instance:
     @property
     def _record(self) -> pathlib.Path:
         return self.directory / "instance.json"
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._record.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):  # or a machine that lost its power
+            return {}
+
+        return record if isinstance(record, dict) else {}
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        partial = self._record.with_suffix(".partial")
+        partial.write_text(json.dumps(record) + "\n")
+        partial.replace(self._record)

@@ -8,6 +8,7 @@ everything else it has (namespaces, mounts, interfaces, routes) ends with them.
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -68,6 +69,11 @@ async def up(owner: instance.Instance, report: Report, *, driver: bool = True) -
     with owner.locked():
         await requirements.ensure(report)
         archives = await _prepare(owner, report, driver=driver)
+        installed = [*map(str, archives), await asyncio.to_thread(_manifests)]
+        if owner.installed == installed and (await status(owner)).healthy:
+            return
+
+        owner.installed = []
         fabric = await _connect(owner, report)
         every = [fabric.consumer, fabric.provider]
         template = None
@@ -81,6 +87,7 @@ async def up(owner: instance.Instance, report: Report, *, driver: bool = True) -
             report("installing the driver")
             await _install(fabric, archives[-1])
         await _wait_for_virtual_node(fabric)
+        owner.installed = installed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,6 +151,15 @@ async def _connect(owner: instance.Instance, report: Report) -> Fabric:
     ]
     await wires.route(routes, fabric.consumer.holders() | fabric.provider.holders())
     return fabric
+
+
+def _manifests() -> str:
+    """Return a digest of every manifest that is applied."""
+    digest = hashlib.sha256()
+    for folder in (settings.MANIFESTS, settings.REPOSITORY / "deploy"):
+        for path in sorted(folder.rglob("*.yaml")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 async def _install(fabric: Fabric, image: images.Archive) -> None:
@@ -221,8 +237,15 @@ async def _complaint(member: cluster.Cluster, *others: processes.Daemon) -> str:
     if dead:
         return f"not running: {', '.join(dead)}"
 
+    silent = await member.silent_components()
+    if silent:
+        return f"not answering: {', '.join(silent)}"
+
     unready = await member.unready_nodes()
-    return "; ".join(f"{name}: {complaint}" for name, complaint in unready.items())
+    if unready:
+        return "; ".join(f"{name}: {complaint}" for name, complaint in unready.items())
+
+    return await deploy.find_complaint(member)
 
 
 async def _remove_clusters(owner: instance.Instance) -> None:

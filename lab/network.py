@@ -228,15 +228,19 @@ async def namespace_of(holder: processes.Daemon) -> int:
     Raises:
         ProcessDiedError: it ended instead.
     """
-    own = pathlib.Path("/proc/self/ns/net").readlink()
+    own = _network_namespace("self")
     async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
         while True:
             holder.check()
             identity = holder.identity
             assert identity is not None
-            if pathlib.Path(f"/proc/{identity.pid}/ns/net").readlink() != own:
+            if _network_namespace(str(identity.pid)) != own:
                 return identity.pid
             await asyncio.sleep(0.01)
+
+
+def _network_namespace(process: str) -> pathlib.Path:
+    return pathlib.Path(f"/proc/{process}/ns/net").readlink()
 
 
 async def in_namespace(holder: int, program: str, *arguments: str, stdin: str | None = None) -> str:

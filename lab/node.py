@@ -123,6 +123,7 @@ class Node:
         node_configuration.write(self.plan, self.directory, self._plane)
         daemon = self.daemons[CONTAINERD]
         daemon.start()
+        daemon.resume()
         try:
             async with asyncio.timeout(settings.NODE_TIMEOUT_SECONDS):
                 while not await self.containerd_answers():
@@ -152,6 +153,7 @@ class Node:
         """Start kubelet and kube-proxy; the API server must answer already."""
         for component in (PROXY, KUBELET):
             self.daemons[component].start()
+            self.daemons[component].resume()
 
     def check(self) -> None:
         """Raise when one of the node's processes is not there.
@@ -161,10 +163,6 @@ class Node:
         """
         for daemon in (self.holder, *self.daemons.values()):
             daemon.check()
-
-    def running(self) -> bool:
-        """Tell whether all of the node's processes are there."""
-        return all(daemon.running() for daemon in (self.holder, *self.daemons.values()))
 
     async def kill(self) -> None:
         """End every process of the node, containers too; the folders stay."""

@@ -254,7 +254,7 @@ def read_identity(pid_file: pathlib.Path) -> Identity | None:
     """Read the record of a process; None when there is none."""
     try:
         record = json.loads(pid_file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):  # or a machine that lost its power
         return None
 
     return Identity(pid=record["pid"], started=record["started"], boot=record["boot"])
