@@ -102,6 +102,8 @@ class Providers:
             connection = _Connection(self, remote)
             self._connections[name] = connection
             self._tasks[name] = group.create_task(connection.run(), name=f"provider {name}")
+        for other in self._connections:
+            self._on_report(other)  # two of one id are in each other's way
 
     def get(self, cluster_id: str) -> clusters.Cluster | None:
         claiming = self._claiming(cluster_id)

@@ -33,7 +33,6 @@ ATTEMPT_ANNOTATION: Final = f"{GROUP}/attempt"
 """On a virtual claim: the remote cluster where something of it may have been written."""
 
 TWIN_FINALIZER: Final = f"{GROUP}/twin"
-REMOTE_CLUSTER_FINALIZER: Final = f"{GROUP}/remote-cluster"
 
 REMOTE_CLASS_ANNOTATION: Final = "liqo.io/remote-storage-class"
 REMOTE_ACCESS_MODES_ANNOTATION: Final = "liqo.io/remote-access-modes"

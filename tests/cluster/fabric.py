@@ -220,6 +220,11 @@ class Process:
             self._process.send_signal(kind)
         return await self._process.wait()
 
+    async def wait(self) -> int:
+        """Wait until it ends by itself; returns its exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -118,6 +118,8 @@ CONTROLLER_RIGHTS = [
     ("create", "csinodes.storage.k8s.io", "", True),
     ("patch", "remoteclusters.csi.liqo.io/status", "", True),
     ("create", "remoteclusters.csi.liqo.io", "", False),
+    ("patch", "remoteclusters.csi.liqo.io", "", False),
+    ("get", "namespaces", "", False),
     ("create", "pods", "csi-liqo", False),
     ("get", "pods", "default", False),
     ("create", "clusterroles.rbac.authorization.k8s.io", "", False),
