@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ssl
 from typing import TYPE_CHECKING, Final, Self
@@ -10,11 +11,11 @@ import aiohttp
 import yarl
 from aiohttp import web
 
-from lab import api
+from lab import api, prompt
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
 # They belong to one connection, not to what is said over it (RFC 9110, 7.6.1).
 _HOP_HEADERS: Final = frozenset(
@@ -22,7 +23,6 @@ _HOP_HEADERS: Final = frozenset(
 )
 # Without these, what the client did not say is not said.
 _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-_READING: Final = ("GET", "HEAD", "OPTIONS")
 
 
 def end_to_end(headers: Iterable[tuple[str, str]], but: tuple[str, ...] = ()) -> dict[str, str]:
@@ -33,35 +33,51 @@ def end_to_end(headers: Iterable[tuple[str, str]], but: tuple[str, ...] = ()) ->
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
-    """One request on its way upstream."""
+    """One request on its way upstream, over a connection of its own.
 
-    session: aiohttp.ClientSession
+    NB: on a kept connection that turns out dead, aiohttp sends a PUT or DELETE once more.
+    """
+
+    tls: ssl.SSLContext
     method: str
     url: yarl.URL
     headers: dict[str, str]
 
-    def request(self, body: bytes) -> aiohttp.client._RequestContextManager:
-        """Send the request; the answer is to be streamed by the caller."""
-        return self.session.request(self.method, self.url, headers=self.headers, data=body)
+    def session(self) -> aiohttp.ClientSession:
+        """Return the request's own session; its end is the connection's, at once."""
+        return aiohttp.ClientSession(
+            connector=prompt.PromptConnector(ssl=self.tls),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            auto_decompress=False,
+            skip_auto_headers=_ADDED_BY_AIOHTTP,
+        )
+
+    @contextlib.asynccontextmanager
+    async def answered(self, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send the request; the answer is to be streamed within the block."""
+        async with (
+            self.session() as session,
+            session.request(self.method, self.url, headers=self.headers, data=body) as response,
+        ):
+            yield response
 
     async def whole(self, body: bytes) -> web.Response:
         """Send the request and read its whole answer."""
-        async with self.request(body) as response:
+        async with self.answered(body) as response:
             content = await response.read()
             headers = end_to_end(response.headers.items(), but=("content-length",))
             return web.Response(status=response.status, body=content, headers=headers)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class Upstream:
-    """The API server behind the proxy."""
+    """The API server behind the proxy, for its owner and for anybody else.
 
-    def __init__(self, owner: api.Connection, anonymous: api.Connection) -> None:
-        self._owner = owner
-        # NB: when a kept connection turns out dead, aiohttp sends a PUT or DELETE once more.
-        self._writer = _session(owner.tls, force_close=True)
-        self._reader = _session(owner.tls, force_close=False)
-        # NB: a client certificate would win over a client's token.
-        self._client = _session(anonymous.tls, force_close=True)
+    NB: a client certificate would win over a client's token, so those go apart.
+    """
+
+    owner: api.Connection
+    anonymous: api.Connection
 
     @classmethod
     async def of(cls, kubeconfig: pathlib.Path) -> Self:
@@ -71,32 +87,16 @@ class Upstream:
             await api.load_connection(kubeconfig, anonymous=True),
         )
 
-    async def close(self) -> None:
-        """Close every connection."""
-        for session in (self._writer, self._reader, self._client):
-            await session.close()
-
     def as_owner(self, request: web.Request) -> Route:
         """Go on with the rights of the upstream kubeconfig."""
-        session = self._reader if request.method in _READING else self._writer
         headers = end_to_end(request.headers.items(), but=("authorization",))
-        return self._route(session, request, {**headers, **self._owner.headers})
+        return _route(self.owner, request, {**headers, **self.owner.headers})
 
     def as_client(self, request: web.Request) -> Route:
         """Go on with the rights of whoever asks."""
-        return self._route(self._client, request, end_to_end(request.headers.items()))
-
-    def _route(
-        self, session: aiohttp.ClientSession, request: web.Request, headers: dict[str, str]
-    ) -> Route:
-        url = yarl.URL(self._owner.url + request.raw_path, encoded=True)
-        return Route(session, request.method, url, headers)
+        return _route(self.anonymous, request, end_to_end(request.headers.items()))
 
 
-def _session(tls: ssl.SSLContext, *, force_close: bool) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, limit=0, force_close=force_close),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-        auto_decompress=False,
-        skip_auto_headers=_ADDED_BY_AIOHTTP,
-    )
+def _route(server: api.Connection, request: web.Request, headers: dict[str, str]) -> Route:
+    url = yarl.URL(server.url + request.raw_path, encoded=True)
+    return Route(server.tls, request.method, url, headers)

@@ -136,7 +136,7 @@ class FaultProxy(plan.Plan):
     ) -> None:
         await self.go_down()
         await self._runner.cleanup()
-        await self._upstream.close()
+        await asyncio.gather(*self._passing, return_exceptions=True)
 
     def _tls(self) -> ssl.SSLContext:
         pair = self._authority.ensure_server("server", [_HOST])
@@ -197,7 +197,7 @@ class FaultProxy(plan.Plan):
             answer = await asyncio.shield(passing)
             failure = await _act(after, record)
             return answer if failure is None else failure
-        async with route.request(body) as response:
+        async with route.answered(body) as response:
             failure = await _act(after, record)
             if failure is not None:
                 return failure

@@ -33,34 +33,39 @@ async def bridge(request: web.Request, route: forwarding.Route) -> web.StreamRes
         for name, value in route.headers.items()
         if not name.lower().startswith("sec-websocket-")
     }
-    try:
-        upstream = await route.session.ws_connect(
-            route.url,
-            protocols=protocols,
-            headers=headers,
-            max_msg_size=_LARGEST_MESSAGE,
-            autoping=False,
-        )
-    except aiohttp.WSServerHandshakeError as error:
-        return web.Response(status=error.status, text=error.message)
-    async with upstream:
+    async with route.session() as session:
+        try:
+            upstream = await session.ws_connect(
+                route.url,
+                protocols=protocols,
+                headers=headers,
+                max_msg_size=_LARGEST_MESSAGE,
+                autoping=False,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            return web.Response(status=error.status, text=error.message)
         chosen = [upstream.protocol] if upstream.protocol else []
         client = web.WebSocketResponse(
             protocols=chosen, max_msg_size=_LARGEST_MESSAGE, autoping=False
         )
         await client.prepare(request)
-        asked = asyncio.create_task(_pump(client, upstream))
-        answered = asyncio.create_task(_pump(upstream, client))
-        try:
-            await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            asked.cancel()
-            answered.cancel()
-            codes = await asyncio.gather(asked, answered, return_exceptions=True)
-        if not isinstance(codes[1], int):
-            raise aiohttp.ClientConnectionError("the WebSocket ended without a word")
-        await client.close(code=codes[1])
+        await client.close(code=await _join(client, upstream))
     return client
+
+
+async def _join(client: web.WebSocketResponse, upstream: aiohttp.ClientWebSocketResponse) -> int:
+    """Hand messages on until either side ends; returns with which code upstream closed."""
+    asked = asyncio.create_task(_pump(client, upstream))
+    answered = asyncio.create_task(_pump(upstream, client))
+    try:
+        await asyncio.wait({asked, answered}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+        answered.cancel()
+        _, code = await asyncio.gather(asked, answered, return_exceptions=True)
+    if not isinstance(code, int):
+        raise aiohttp.ClientConnectionError("the WebSocket ended without a word")
+    return code
 
 
 async def _pump(
