@@ -26,9 +26,11 @@ SCRIPT = "trap 'exit 0' TERM; echo one; echo two; while true; do sleep 1; done"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[instance.Instance]:
     owner = instance.Instance(tmp_path_factory.mktemp("lab"))
-    asyncio.run(lifecycle.up(owner, print))
-    yield owner
-    asyncio.run(lifecycle.down(owner, print))
+    try:
+        asyncio.run(lifecycle.up(owner, print))
+        yield owner
+    finally:
+        asyncio.run(lifecycle.down(owner, print))
 
 
 def kubeconfig(lab: instance.Instance, cluster: str) -> pathlib.Path:
