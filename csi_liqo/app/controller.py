@@ -11,7 +11,7 @@ from typing import Final
 
 import csi_liqo
 from csi_liqo.app import health, http, metrics, stopping
-from csi_liqo.kube import api, collection, indexes, providers, resources
+from csi_liqo.kube import api, collection, connection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
@@ -19,7 +19,7 @@ from csi_liqo.reconcilers import twins as twin_reconciler
 from csi_liqo.rpc import controller as rpc_controller
 from csi_liqo.rpc import identity, interceptors, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
-from csi_liqo.service.controller import binding, clusters, negotiation, places, volumes
+from csi_liqo.service.controller import clusters, description, negotiation, places, volumes
 from csi_liqo.service.controller import twins as twin_service
 
 logger = logging.getLogger(__name__)
@@ -76,15 +76,15 @@ class Controller:
             csi_drivers=self._csi_drivers,
             warnings=collection.EventWarnings(calls),
         )
-        self._providers = providers.Providers(
+        around = connection.Surroundings(
             consumer_id=settings.cluster_id,
             calls=calls,
             watches=watches,
-            remote_clusters=self._remote_clusters,
             on_report=lambda name: self._status_runner.add(("", name)),
             on_claim=self._twin_changed,
             namespaces_in_use=self._namespaces_in_use,
         )
+        self._providers = providers.Providers(around, self._remote_clusters)
         everywhere = clusters.Clusters(consumer, self._providers)
         made = twin_service.Twins(consumer)
         self.use_cases = volumes.Volumes(
@@ -203,9 +203,9 @@ class Controller:
             source = volume.spec.csi
             if source is None or source.driver != self._settings.driver_name:
                 continue
-            if binding.home_of(volume) == spec.cluster_id:
+            if description.home_of(volume) == spec.cluster_id:
                 with contextlib.suppress(errors.InvalidRequestError):  # made by hand, of no use
-                    used.add(binding.twin_of(volume).namespace)
+                    used.add(description.twin_of(volume).namespace)
         for claim in self._claims.all():
             if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == spec.cluster_id:
                 target = negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace)

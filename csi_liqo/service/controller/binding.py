@@ -1,8 +1,8 @@
-"""From a twin to its real volume, and from a virtual volume to its twin."""
+"""Waiting until a twin has its real volume, and saying what is waited for."""
 
 from __future__ import annotations
 
-from csi_liqo.model import errors, names, objects, source, twins
+from csi_liqo.model import errors, objects
 from csi_liqo.service.controller import clusters, places, static
 
 
@@ -76,64 +76,3 @@ async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:
     if cluster.local and cluster.volumes is not None:
         await cluster.volumes.wait("", bound.spec.volume_name, lambda volume: volume)
     return bound
-
-
-def real_volume(consumer: clusters.Consumer, twin: objects.Claim) -> objects.PersistentVolume:
-    """Return the real volume of a bound local twin.
-
-    Raises:
-        errors.OperationPendingError: it has not been seen yet, or is gone.
-    """
-    volume = consumer.volumes.get("", twin.spec.volume_name) if twin.spec.volume_name else None
-    if volume is None:
-        raise errors.OperationPendingError(f"twin {twin.reference} has no real volume to be seen")
-    return volume
-
-
-def real_source(volume: objects.PersistentVolume) -> source.Source:
-    """Return where a real volume's bytes are.
-
-    Raises:
-        errors.PreconditionError: it is of a kind that this driver cannot mount.
-    """
-    spec = volume.spec
-    mode = source.VolumeMode(spec.volume_mode)
-    options = spec.mount_options
-    if spec.host_path is not None:
-        return source.Source(
-            kind=source.Kind.HOST_PATH,
-            path=spec.host_path.path,
-            volume_mode=mode,
-            mount_options=options,
-        )
-    if spec.local is not None:
-        return source.Source(
-            kind=source.Kind.LOCAL,
-            path=spec.local.path,
-            volume_mode=mode,
-            fs_type=spec.local.fs_type,
-            mount_options=options,
-        )
-    raise errors.PreconditionError(
-        f"real class {spec.storage_class_name} made volume {volume.name}, which is neither "
-        "hostPath nor local; name a class that makes those in parameter localClass"
-    )
-
-
-def twin_of(volume: objects.PersistentVolume) -> twins.TwinRef:
-    """Return the twin that a virtual volume names.
-
-    Raises:
-        errors.InvalidRequestError: it names none, so this driver did not make it.
-    """
-    attributes = volume.spec.csi.volume_attributes if volume.spec.csi else {}
-    return twins.TwinRef.parse(attributes.get(twins.TWIN_KEY, ""))
-
-
-def home_of(volume: objects.PersistentVolume) -> str:
-    """Return the id of the cluster that holds a virtual volume; empty when it says none."""
-    for term in volume.terms:
-        for rule in term.match_expressions:
-            if rule.key == names.CLUSTER_KEY and rule.operator == "In" and len(rule.values) == 1:
-                return rule.values[0]
-    return ""

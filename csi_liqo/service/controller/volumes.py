@@ -6,13 +6,10 @@ import logging
 from collections.abc import Mapping
 
 from csi_liqo.model import (
-    affinity,
     errors,
     ids,
     names,
     objects,
-    quantities,
-    source,
     topology,
     twins,
     volumes,
@@ -21,6 +18,7 @@ from csi_liqo.service.controller import (
     binding,
     clusters,
     deadline,
+    description,
     in_flight,
     parameters,
     places,
@@ -97,7 +95,7 @@ class Volumes:
         with in_flight.outcome_unknown_on_failure(wish.id):
             try:
                 twin = await binding.bind(place, twin)
-                volume = self._describe(place.cluster, twin)
+                volume = description.describe(self._consumer, place.cluster, twin)
                 _check_size(wish.request, volume)
                 await self._twins.hand_over(place.cluster, twin)
             except in_flight.FINAL as error:
@@ -136,7 +134,7 @@ class Volumes:
         for cluster, twin in self._own_twins(wish.id):
             mine = twin.claim_uid == wish.claim.uid
             if mine and twin.handed_over and not twin.deleting:
-                return self._describe(cluster, twin)
+                return description.describe(self._consumer, cluster, twin)
         return None
 
     async def _create_for_nobody(
@@ -155,7 +153,7 @@ class Volumes:
             if twin.claim_uid != claim_uid:
                 continue
             if twin.handed_over and not twin.deleting:
-                return self._describe(cluster, twin)
+                return description.describe(self._consumer, cluster, twin)
             with in_flight.outcome_unknown_on_failure(volume_id):
                 await self._twins.discard(cluster, twin)
         raise errors.PreconditionError(str(gone)) from gone
@@ -167,49 +165,6 @@ class Volumes:
             for twin in cluster.claims.select(clusters.BY_VOLUME, volume_id)
             if twin.consumer == self._consumer.cluster_id
         ]
-
-    def _describe(self, cluster: clusters.Cluster, twin: objects.Claim) -> volumes.Volume:
-        """Say what a twin is as a volume: size, real source, and where it can be reached."""
-        context = {
-            twins.TWIN_KEY: str(twins.TwinRef.of(twin)),
-            twins.CONSUMER_KEY: self._consumer.cluster_id,
-        }
-        capacity = quantities.to_bytes(
-            twin.status.capacity.get("storage") or twin.spec.resources.requests.get("storage", "0")
-        )
-        if cluster.local:
-            real = binding.real_volume(self._consumer, twin)
-            capacity = quantities.to_bytes(real.spec.capacity.get("storage", "0"))
-            where = binding.real_source(real)
-            pins = affinity.pin(real, cluster.id, self._real_nodes()) or _pin_to_node(cluster, twin)
-            self._check_reachable(real, twin)
-        else:
-            mode = source.VolumeMode(twin.spec.volume_mode)
-            where = source.Source(kind=source.Kind.REMOTE, volume_mode=mode)
-            pins = ({names.CLUSTER_KEY: cluster.id},)
-        return volumes.Volume(
-            id=ids.VolumeId(twin.volume_id),
-            capacity_bytes=capacity,
-            context={**source.to_context(where), **context},
-            topology=pins,
-        )
-
-    def _real_nodes(self) -> list[objects.Node]:
-        return [node for node in self._consumer.nodes.all() if not node.virtual]
-
-    def _check_reachable(self, real: objects.PersistentVolume, twin: objects.Claim) -> None:
-        """An Immediate class may bind a volume that the chosen node cannot reach.
-
-        Its annotation is a hint only: the volume controller binds any free volume, and a
-        provisioner out of room tries elsewhere (external-provisioner library v13,
-        controller.go:1264-1275).
-        """
-        node = self._consumer.nodes.get("", twin.selected_node)
-        if node is not None and not affinity.matches(real, node) and not twin.handed_over:
-            raise errors.PlacementError(
-                f"real class {twin.spec.storage_class_name} made volume {real.name} where node "
-                f"{node.name} cannot reach it"
-            )
 
     async def delete(self, volume_id: str, deadline_seconds: float | None) -> None:
         """Return once the volume and its data are gone; an unknown one is.
@@ -241,7 +196,7 @@ class Volumes:
             ]
         homes = []
         for volume in virtual:
-            home_id = binding.home_of(volume)
+            home_id = description.home_of(volume)
             cluster = self._clusters.get(home_id)
             if cluster is None or not cluster.claims.synced:
                 raise errors.OutcomeUnknownError(
@@ -249,7 +204,7 @@ class Volumes:
                     f"({self._clusters.trouble(home_id) or 'no RemoteCluster names it'}); its data "
                     "is deleted once it is back"
                 )
-            homes.append((cluster, binding.twin_of(volume)))
+            homes.append((cluster, description.twin_of(volume)))
         return homes
 
     async def _delete_at(
@@ -318,10 +273,3 @@ def _check_size(request: volumes.CreateRequest, volume: volumes.Volume) -> None:
             f"the real class made {volume.capacity_bytes} bytes, more than the limit of "
             f"{request.limit_bytes}"
         )
-
-
-def _pin_to_node(cluster: clusters.Cluster, twin: objects.Claim) -> tuple[topology.Segment, ...]:
-    """A real volume without affinity is where it was made; without a node, in this cluster."""
-    if twin.selected_node:
-        return (topology.node_segment(cluster.id, twin.selected_node),)
-    return ({names.CLUSTER_KEY: cluster.id},)

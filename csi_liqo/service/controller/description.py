@@ -1,0 +1,136 @@
+"""What a twin is as a volume, and which twin a virtual volume is."""
+
+from __future__ import annotations
+
+from csi_liqo.model import (
+    affinity,
+    errors,
+    ids,
+    names,
+    objects,
+    quantities,
+    source,
+    topology,
+    twins,
+    volumes,
+)
+from csi_liqo.service.controller import clusters
+
+
+def describe(
+    consumer: clusters.Consumer, cluster: clusters.Cluster, twin: objects.Claim
+) -> volumes.Volume:
+    """Say what a twin is as a volume: size, real source, and where it can be reached.
+
+    Raises:
+        errors.OperationPendingError: its real volume has not been seen yet, or is gone.
+        errors.PlacementError: its real volume is not where it was asked for.
+        errors.PreconditionError: its real volume is of a kind that cannot be served.
+    """
+    context = {
+        twins.TWIN_KEY: str(twins.TwinRef.of(twin)),
+        twins.CONSUMER_KEY: consumer.cluster_id,
+    }
+    capacity = twin.status.capacity.get("storage") or twin.spec.resources.requests.get("storage")
+    pins: tuple[topology.Segment, ...] = ({names.CLUSTER_KEY: cluster.id},)
+    if cluster.local:
+        real = _real_volume(consumer, twin)
+        capacity = real.spec.capacity.get("storage")
+        where = _source_of(real)
+        pins = _pins_of(consumer, real, twin)
+    else:
+        mode = source.VolumeMode(twin.spec.volume_mode)
+        where = source.Source(kind=source.Kind.REMOTE, volume_mode=mode)
+    return volumes.Volume(
+        id=ids.VolumeId(twin.volume_id),
+        capacity_bytes=quantities.to_bytes(capacity or "0"),
+        context={**source.to_context(where), **context},
+        topology=pins,
+    )
+
+
+def _pins_of(
+    consumer: clusters.Consumer, real: objects.PersistentVolume, twin: objects.Claim
+) -> tuple[topology.Segment, ...]:
+    """Return where a local real volume can be reached.
+
+    One without affinity is where it was made; made for no node, in this cluster. An
+    Immediate class may bind a volume that the chosen node cannot reach, as the
+    annotation is a hint only: the volume controller binds any free volume, and a
+    provisioner out of room tries elsewhere (external-provisioner library v13,
+    controller.go:1264-1275).
+    """
+    node = consumer.nodes.get("", twin.selected_node)
+    if node is not None and not twin.handed_over and not affinity.matches(real, node):
+        raise errors.PlacementError(
+            f"real class {twin.spec.storage_class_name} made volume {real.name} where node "
+            f"{node.name} cannot reach it"
+        )
+    nodes = [node for node in consumer.nodes.all() if not node.virtual]
+    pinned = affinity.pin(real, consumer.cluster_id, nodes)
+    if pinned:
+        return pinned
+    if twin.selected_node:
+        return (topology.node_segment(consumer.cluster_id, twin.selected_node),)
+    return ({names.CLUSTER_KEY: consumer.cluster_id},)
+
+
+def _real_volume(consumer: clusters.Consumer, twin: objects.Claim) -> objects.PersistentVolume:
+    """Return the real volume of a bound local twin.
+
+    Raises:
+        errors.OperationPendingError: it has not been seen yet, or is gone.
+    """
+    volume = consumer.volumes.get("", twin.spec.volume_name) if twin.spec.volume_name else None
+    if volume is None:
+        raise errors.OperationPendingError(f"twin {twin.reference} has no real volume to be seen")
+    return volume
+
+
+def _source_of(volume: objects.PersistentVolume) -> source.Source:
+    """Return where a real volume's bytes are.
+
+    Raises:
+        errors.PreconditionError: it is of a kind that this driver cannot mount.
+    """
+    spec = volume.spec
+    mode = source.VolumeMode(spec.volume_mode)
+    options = spec.mount_options
+    if spec.host_path is not None:
+        return source.Source(
+            kind=source.Kind.HOST_PATH,
+            path=spec.host_path.path,
+            volume_mode=mode,
+            mount_options=options,
+        )
+    if spec.local is not None:
+        return source.Source(
+            kind=source.Kind.LOCAL,
+            path=spec.local.path,
+            volume_mode=mode,
+            fs_type=spec.local.fs_type,
+            mount_options=options,
+        )
+    raise errors.PreconditionError(
+        f"real class {spec.storage_class_name} made volume {volume.name}, which is neither "
+        "hostPath nor local; name a class that makes those in parameter localClass"
+    )
+
+
+def twin_of(volume: objects.PersistentVolume) -> twins.TwinRef:
+    """Return the twin that a virtual volume names.
+
+    Raises:
+        errors.InvalidRequestError: it names none, so this driver did not make it.
+    """
+    attributes = volume.spec.csi.volume_attributes if volume.spec.csi else {}
+    return twins.TwinRef.parse(attributes.get(twins.TWIN_KEY, ""))
+
+
+def home_of(volume: objects.PersistentVolume) -> str:
+    """Return the id of the cluster that holds a virtual volume; empty when it says none."""
+    for term in volume.terms:
+        for rule in term.match_expressions:
+            if rule.key == names.CLUSTER_KEY and rule.operator == "In" and len(rule.values) == 1:
+                return rule.values[0]
+    return ""
