@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import csi_liqo
 from csi_liqo.app import health, http, metrics, stopping
@@ -19,7 +19,14 @@ from csi_liqo.reconcilers import twins as twin_reconciler
 from csi_liqo.rpc import controller as rpc_controller
 from csi_liqo.rpc import identity, interceptors, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
-from csi_liqo.service.controller import clusters, description, negotiation, places, volumes
+from csi_liqo.service.controller import (
+    attaching,
+    clusters,
+    description,
+    negotiation,
+    places,
+    volumes,
+)
 from csi_liqo.service.controller import twins as twin_service
 
 logger = logging.getLogger(__name__)
@@ -57,7 +64,10 @@ class Controller:
         self._csi_drivers = collection.Collection(calls, watches, resources.CSI_DRIVERS)
         self._remote_clusters = collection.Collection(calls, watches, resources.REMOTE_CLUSTERS)
         self._filled = False
-        self._local = (
+        self._attachments = collection.Collection(
+            calls, watches, resources.ATTACHMENTS, indexes=indexes.ATTACHMENTS
+        )
+        self._local: tuple[collection.Collection[Any], ...] = (
             self._claims,
             self._volumes,
             self._classes,
@@ -66,6 +76,8 @@ class Controller:
             self._csi_drivers,
             self._remote_clusters,
         )
+        if settings.attach:
+            self._local = (*self._local, self._attachments)
         consumer = clusters.Consumer(
             cluster_id=settings.cluster_id,
             claims=self._claims,
@@ -91,9 +103,16 @@ class Controller:
             consumer,
             everywhere,
             places.Places(
-                consumer, everywhere, driver=driver, twins_namespace=settings.twins_namespace
+                consumer,
+                everywhere,
+                driver=driver,
+                twins_namespace=settings.twins_namespace,
+                attaches=settings.attach,
             ),
             made,
+        )
+        self.attaching = (
+            attaching.Attaching(consumer, self._attachments) if settings.attach else None
         )
         self._node_runner = runner.Runner(
             "virtual-nodes",
@@ -235,7 +254,7 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
             ),
             functools.partial(
                 csi_pb2_grpc.add_ControllerServicer_to_server,
-                rpc_controller.ControllerServicer(controller.use_cases),
+                rpc_controller.ControllerServicer(controller.use_cases, controller.attaching),
             ),
         ]
         counted = metrics.Metrics()
