@@ -93,6 +93,18 @@ class Host(Protocol):
     def unmount(self, path: str) -> None:
         """Unmount what is mounted exactly at a path, and what is mounted on that."""
 
+    def ensure_folder(self, path: str) -> None:
+        """Make a folder below kubelet's and all above it, as kubelet does before NodeStage."""
+
+    def remove_folder(self, path: str, *, levels: int) -> None:
+        """Remove an empty folder below kubelet's and the empty ones above it.
+
+        ``levels`` counts them all. Absent is fine; one that holds something stays.
+
+        Raises:
+            errors.OutcomeUnknownError: something is still mounted there.
+        """
+
     def remove_target(self, path: str) -> None:
         """Remove the empty directory or file at a path; absent is fine.
 
@@ -115,6 +127,20 @@ class Host(Protocol):
 
     def usage(self, path: str, kind: PlaceKind) -> requests.Usage:
         """Return how full the volume at a path is."""
+
+
+class PluginSockets(Protocol):
+    """The sockets by which drivers register with kubelet on this node."""
+
+    def registered(self) -> tuple[str, ...]:
+        """Return the paths of the registration sockets, the newest last."""
+
+    def resolve(self, endpoint: str) -> str:
+        """Return the path of a driver's own socket, links followed.
+
+        Raises:
+            errors.OutcomeUnknownError: it is no socket below kubelet's folder.
+        """
 
 
 class JournalFiles(Protocol):
