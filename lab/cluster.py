@@ -154,6 +154,9 @@ class Cluster:
         )
 
     async def _hold_node(self, member: node.Node) -> None:
+        if member is self.nodes[0] and not member.holder.running():
+            # It runs in the namespaces that ended with their holder.
+            await self._instance.group.child(self._plane_group).kill()
         holder = await member.hold()
         await self._network.plug(member.name, holder, member.plan.address)
 
