@@ -138,8 +138,11 @@ class Network:
                     await ip_batch(holder, f"link delete {_NODE_LINK}")
 
         port = f"port-{name}"[:15]
-        batch = f"link add {_NODE_LINK} netns {holder} type veth peer name {port} netns {switch}"
-        await processes.run(processes.program("ip"), *batch.split())
+        # One address, one hardware address: others may remember it from before a repair.
+        hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+        end = f"{_NODE_LINK} address {hardware} netns {holder}"
+        command = f"link add {end} type veth peer name {port} netns {switch}"
+        await processes.run(processes.program("ip"), *command.split())
         await ip_batch(switch, f"link set {port} master {_BRIDGE}", f"link set {port} up")
         machine = Addresses(self._instance.preferred_octet).machine
         await ip_batch(

@@ -99,6 +99,11 @@ KUBELET_SYSCTLS: Final[Mapping[str, str]] = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 
+# Every kubelet, containerd and Go controller watches files, and Linux allows 128 watchers to all
+# of root's processes together. The machine keeps the higher limit until it restarts.
+INOTIFY_LIMIT: Final = pathlib.Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES: Final = 8192
+
 # --- networks -------------------------------------------------------------------------------------
 
 # An instance takes one 10.N.0.0/16, with N from this range, that nothing on the machine uses.
