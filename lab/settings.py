@@ -89,6 +89,8 @@ CLUSTERS: Final[Mapping[str, tuple[str, ...]]] = {
     "milan": ("milan-1",),
 }
 NODE_TIMEOUT_SECONDS: Final = 90.0
+# kubelets report every second; one that is silent for longer does not count as Ready.
+NODE_SILENCE_SECONDS: Final = 15.0
 # Kernel settings that kubelet insists on. A node sees these values; the machine keeps its own.
 KUBELET_SYSCTLS: Final[Mapping[str, str]] = {
     "vm/overcommit_memory": "1",
