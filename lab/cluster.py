@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from lab import (
     api,
+    components,
     control_plane,
     errors,
     image_store,
@@ -147,10 +148,10 @@ class Cluster:
 
     def _make_plane(self, holder: int | None = None) -> control_plane.ControlPlane:
         address = self._addresses.node(self.index, 0)
-        site = control_plane.Site(
+        site = components.Site(
             host=address,
             bind="0.0.0.0",
-            ports=control_plane.Ports(),
+            ports=components.Ports(),
             service_range=self._addresses.services(self.index),
             service_address=self._addresses.api_service(self.index),
             surroundings=self._instance.surroundings(self._plane_group, holder),
