@@ -283,6 +283,7 @@ async def test_a_driver_that_knows_no_topology_does_no_harm(driver: fabric.Fabri
     await driver.controller.start()
 
     await driver.claim_on("data", "rome-1")
-    await driver.bound("data")
+    _, volume = await driver.bound("data")
     await driver.drop("data")
+    await driver.volume_gone(volume["metadata"]["name"])
     await driver.consumer.merge(path, {"spec": {"drivers": known}})
