@@ -23,6 +23,7 @@ GROUP: Final = "network"
 _SWITCH: Final = "switch"
 _BRIDGE: Final = "bridge"
 _NODE_LINK: Final = "eth0"
+_POLL_SECONDS: Final = 0.01
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -235,14 +236,18 @@ async def namespace_of(holder: processes.Daemon) -> int:
         ProcessDiedError: it ended instead.
     """
     own = _network_namespace("self")
-    async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
-        while True:
-            holder.check()
-            identity = holder.identity
-            assert identity is not None
-            if _network_namespace(str(identity.pid)) != own:
-                return identity.pid
-            await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
+            while True:
+                holder.check()
+                identity = holder.identity
+                assert identity is not None
+                if _network_namespace(str(identity.pid)) != own:
+                    return identity.pid
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        reason = "got no network namespace"
+        raise errors.ProcessDiedError(holder.name, holder.log, reason) from None
 
 
 def _network_namespace(process: str) -> pathlib.Path:

@@ -108,10 +108,15 @@ class Node:
             self._instance.group.child(self._daemon_group).ensure_for_daemons()
             self._instance.group.child(self.name).ensure_for_kubelet()
             self.holder.start()
-        async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
-            while not ready.exists():
-                self.holder.check()
-                await asyncio.sleep(_POLL_SECONDS)
+        try:
+            async with asyncio.timeout(settings.NODE_TIMEOUT_SECONDS):
+                while not ready.exists():
+                    self.holder.check()
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            reason = "did not set up its mounts"
+            raise errors.ProcessDiedError(self.holder.name, self.holder.log, reason) from None
+
         return await network.namespace_of(self.holder)
 
     async def start_containerd(self) -> None:

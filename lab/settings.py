@@ -148,7 +148,7 @@ WHEEL_PLATFORMS: Final = tuple(
 # What installing the package itself needs beside its dependencies; as in pyproject.toml.
 BUILD_REQUIREMENTS: Final = ("setuptools>=80",)
 # Built driver images kept in the cache; the older ones are removed.
-DRIVER_IMAGES_KEPT: Final = 3
+DRIVER_IMAGES_KEPT: Final = 2
 # Templates of nodes' image stores kept in the cache.
 IMAGE_STORES_KEPT: Final = 2
 
