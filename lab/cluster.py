@@ -1,12 +1,15 @@
 """One cluster of an instance: a control plane in its first node, and its nodes."""
 
 import asyncio
+import datetime
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from lab import (
     api,
+    components,
     control_plane,
     errors,
     image_store,
@@ -73,9 +76,8 @@ class Cluster:
             for member in self.nodes:
                 group.create_task(self._start_runtime(member, archives, template), name=member.name)
         report(f"{self.name}: waiting for the nodes")
-        for member in self.nodes:
-            member.start_kubelet()
-        await self._wait_until_ready()
+        fresh = [member.name for member in self.nodes if member.start_kubelet()]
+        await self._wait_until_ready(dict.fromkeys(fresh, time.time()))
 
     def holders(self) -> dict[str, int]:
         """Return the address of each node -> id of a process in its namespaces."""
@@ -91,15 +93,23 @@ class Cluster:
         answers = await asyncio.gather(*map(self.plane.healthy, components))
         return [name for name, well in zip(components, answers, strict=True) if not well]
 
-    async def unready_nodes(self) -> dict[str, str]:
-        """Return the nodes that are not Ready, each with what it says about that."""
+    async def unready_nodes(self, since: Mapping[str, float] | None = None) -> dict[str, str]:
+        """Return the nodes that are not Ready, each with what it says about that.
+
+        Args:
+            since: node -> the time before which it said nothing that counts.
+        """
         try:
             async with await api.Api.of(self.plane.kubeconfig) as server:
                 listed = (await server.get("/api/v1/nodes"))["items"]
         except api.FAILURES as error:
             return dict.fromkeys(settings.CLUSTERS[self.name], f"the API server: {error}")
 
-        known = {item["metadata"]["name"]: _readiness(item) for item in listed}
+        oldest = time.time() - settings.NODE_SILENCE_SECONDS
+        known = {
+            (name := item["metadata"]["name"]): _readiness(item, (since or {}).get(name, oldest))
+            for item in listed
+        }
         complaints = {
             name: known.get(name, "not registered") for name in settings.CLUSTERS[self.name]
         }
@@ -138,10 +148,10 @@ class Cluster:
 
     def _make_plane(self, holder: int | None = None) -> control_plane.ControlPlane:
         address = self._addresses.node(self.index, 0)
-        site = control_plane.Site(
+        site = components.Site(
             host=address,
             bind="0.0.0.0",
-            ports=control_plane.Ports(),
+            ports=components.Ports(),
             service_range=self._addresses.services(self.index),
             service_address=self._addresses.api_service(self.index),
             surroundings=self._instance.surroundings(self._plane_group, holder),
@@ -154,6 +164,9 @@ class Cluster:
         )
 
     async def _hold_node(self, member: node.Node) -> None:
+        if member is self.nodes[0] and not member.holder.running():
+            # It runs in the namespaces that ended with their holder.
+            await self._instance.group.child(self._plane_group).kill()
         holder = await member.hold()
         await self._network.plug(member.name, holder, member.plan.address)
 
@@ -176,11 +189,11 @@ class Cluster:
         await member.start_containerd()
         await images.ensure_imported(member, archives)
 
-    async def _wait_until_ready(self) -> None:
+    async def _wait_until_ready(self, since: Mapping[str, float]) -> None:
         complaints: dict[str, str] = {}
         try:
             async with asyncio.timeout(settings.NODE_TIMEOUT_SECONDS):
-                while complaints := await self.unready_nodes():
+                while complaints := await self.unready_nodes(since):
                     for member in self.nodes:
                         member.check()
                     await asyncio.sleep(_POLL_SECONDS)
@@ -192,9 +205,13 @@ class Cluster:
             ) from None
 
 
-def _readiness(item: dict[str, Any]) -> str:
-    """Return why a node is not Ready; the empty text when it is."""
+def _readiness(item: dict[str, Any], since: float) -> str:
+    """Return why a node is not Ready; the empty text when it said that it is, since a time."""
     for condition in item["status"].get("conditions", []):
         if condition["type"] == "Ready":
-            return "" if condition["status"] == "True" else str(condition["message"])
+            if condition["status"] != "True":
+                return str(condition["message"])
+
+            said = datetime.datetime.fromisoformat(condition["lastHeartbeatTime"]).timestamp()
+            return "" if said >= int(since) else "kubelet is silent"
     return "no status yet"

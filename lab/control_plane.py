@@ -13,71 +13,21 @@ the head of a lab's cluster.
 
 import asyncio
 import contextlib
-import dataclasses
 import pathlib
-import random
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 import aiohttp
 
-from lab import certificates, errors, mount_points, processes, settings
+from lab import certificates, components, errors, mount_points, processes, settings
 
-ETCD: Final = "etcd"
-API_SERVER: Final = "kube-apiserver"
-CONTROLLERS: Final = "kube-controller-manager"
-SCHEDULER: Final = "kube-scheduler"
+ETCD: Final = components.ETCD
+API_SERVER: Final = components.API_SERVER
+CONTROLLERS: Final = components.CONTROLLERS
+SCHEDULER: Final = components.SCHEDULER
 
 _POLL_SECONDS: Final = 0.05
-_HIGH_RATE: Final = ("--kube-api-qps=500", "--kube-api-burst=1000")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ports:
-    """TCP ports of one control plane."""
-
-    api_server: int = settings.API_SERVER_PORT
-    etcd: int = 2379
-    etcd_peer: int = 2380
-    etcd_health: int = 2381
-    controllers: int = 10257
-    scheduler: int = 10259
-
-    @classmethod
-    def free(cls) -> "Ports":
-        """Choose ports of the loopback that nobody listens on now."""
-        chosen: set[int] = set()
-        while len(chosen) < len(dataclasses.fields(cls)):
-            candidate = random.choice(settings.BARE_PORTS)
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", candidate))
-                chosen.add(candidate)
-        return cls(*chosen)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Site:
-    """Where a control plane runs and how it is reached.
-
-    Attributes:
-        host: address by which everyone reaches the API server.
-        bind: address it listens on.
-        own_mounts: the controller manager gets a mount namespace of its own, because it
-            does not already run in a node's.
-        advertise: whether the address is fit for the service `kubernetes` (a loopback is not).
-    """
-
-    host: str = "127.0.0.1"
-    bind: str = "127.0.0.1"
-    ports: Ports = dataclasses.field(default_factory=Ports.free)
-    service_range: str = "10.96.0.0/16"
-    service_address: str = "10.96.0.1"
-    surroundings: processes.Surroundings = dataclasses.field(default_factory=processes.Surroundings)
-    own_mounts: bool = True
-    advertise: bool = False
-    extra_names: tuple[str, ...] = ()
 
 
 class ControlPlane:
@@ -89,7 +39,7 @@ class ControlPlane:
         directory: pathlib.Path,
         binaries: pathlib.Path,
         *,
-        site: Site | None = None,
+        site: components.Site | None = None,
         extra_arguments: Mapping[str, Sequence[str]] | None = None,
         without: frozenset[str] = frozenset(),
     ) -> None:
@@ -105,13 +55,14 @@ class ControlPlane:
         """
         self.name = name
         self.directory = directory.absolute()
-        self.site = site or Site()
+        self.site = site or components.Site()
         self._binaries = binaries.absolute()
         self._extra = extra_arguments or {}
         self.authority = certificates.Authority(self.directory / "pki", name)
+        self._plan = components.Plan(name, self.directory, self.site, self.authority)
         self.components: dict[str, processes.Daemon] = {
             component: self._daemon(component, argv)
-            for component, argv in self._commands().items()
+            for component, argv in self._plan.command_lines().items()
             if component not in without
         }
 
@@ -267,16 +218,13 @@ class ControlPlane:
     def _write_kubeconfigs(self) -> None:
         identities = {
             self.kubeconfig: ("kubernetes-admin", ["system:masters"]),
-            self._kubeconfig_of(CONTROLLERS): (f"system:{CONTROLLERS}", []),
-            self._kubeconfig_of(SCHEDULER): (f"system:{SCHEDULER}", []),
+            self._plan.kubeconfig_of(CONTROLLERS): (f"system:{CONTROLLERS}", []),
+            self._plan.kubeconfig_of(SCHEDULER): (f"system:{SCHEDULER}", []),
         }
         for path, (user, groups) in identities.items():
             text = self.kubeconfig_text(user, groups)
             if not path.exists() or self.server not in path.read_text():
                 certificates.write_kubeconfig(path, text)
-
-    def _kubeconfig_of(self, component: str) -> pathlib.Path:
-        return self.directory / "pki" / f"{component}.kubeconfig"
 
     def _daemon(self, component: str, argv: Sequence[str]) -> processes.Daemon:
         command = [str(self._binaries / component), *argv, *self._extra.get(component, ())]
@@ -293,91 +241,3 @@ class ControlPlane:
             pid_file=self.directory / f"{component}.pid",
             surroundings=self.site.surroundings,
         )
-
-    def _commands(self) -> dict[str, list[str]]:
-        return {
-            ETCD: self._etcd(),
-            API_SERVER: self._api_server(),
-            CONTROLLERS: self._controllers(),
-            SCHEDULER: self._scheduler(),
-        }
-
-    def _etcd(self) -> list[str]:
-        ports = self.site.ports
-        client = f"http://127.0.0.1:{ports.etcd}"
-        peer = f"http://127.0.0.1:{ports.etcd_peer}"
-        return [
-            f"--name={self.name}",
-            f"--data-dir={self.directory / 'etcd'}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster={self.name}={peer}",
-            f"--listen-metrics-urls=http://{self.site.host}:{ports.etcd_health}",
-            "--unsafe-no-fsync",  # survives a killed process, not a crashed machine
-            # One member: nobody to wait for before electing itself.
-            "--heartbeat-interval=50",
-            "--election-timeout=250",
-            "--log-level=warn",
-        ]
-
-    def _api_server(self) -> list[str]:
-        site = self.site
-        names = {site.host, "127.0.0.1", "localhost", site.service_address, *site.extra_names}
-        names |= {"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
-        serving = self.authority.ensure_server("apiserver", sorted(names))
-        kubelets = self.authority.ensure_client(
-            "apiserver-kubelet-client", "kube-apiserver-kubelet-client", ["system:masters"]
-        )
-        tokens = self.authority.ensure_signing_key("service-accounts")
-        return [
-            f"--etcd-servers=http://127.0.0.1:{site.ports.etcd}",
-            f"--bind-address={site.bind}",
-            f"--secure-port={site.ports.api_server}",
-            f"--advertise-address={site.host}",
-            f"--endpoint-reconciler-type={'lease' if site.advertise else 'none'}",
-            f"--client-ca-file={self.ca}",
-            f"--tls-cert-file={serving.certificate}",
-            f"--tls-private-key-file={serving.key}",
-            f"--kubelet-certificate-authority={self.ca}",
-            f"--kubelet-client-certificate={kubelets.certificate}",
-            f"--kubelet-client-key={kubelets.key}",
-            "--kubelet-preferred-address-types=InternalIP",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={tokens}",
-            f"--service-account-signing-key-file={tokens}",
-            f"--service-cluster-ip-range={site.service_range}",
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged=true",
-        ]
-
-    def _controllers(self) -> list[str]:
-        kubeconfig = self._kubeconfig_of(CONTROLLERS)
-        return [
-            *self._component_flags(CONTROLLERS, self.site.ports.controllers),
-            f"--root-ca-file={self.ca}",
-            f"--cluster-signing-cert-file={self.ca}",
-            f"--cluster-signing-key-file={self.authority.ca.key}",
-            f"--service-account-private-key-file={self.authority.ensure_signing_key('service-accounts')}",
-            "--use-service-account-credentials=true",
-            # The smallest real dynamic provisioner: it needs no pods.
-            "--enable-hostpath-provisioner=true",
-            f"--flex-volume-plugin-dir={kubeconfig.parent / 'no-flex-volumes'}",
-        ]
-
-    def _scheduler(self) -> list[str]:
-        return self._component_flags(SCHEDULER, self.site.ports.scheduler)
-
-    def _component_flags(self, component: str, port: int) -> list[str]:
-        kubeconfig = self._kubeconfig_of(component)
-        return [
-            f"--kubeconfig={kubeconfig}",
-            f"--authentication-kubeconfig={kubeconfig}",
-            f"--authorization-kubeconfig={kubeconfig}",
-            f"--bind-address={self.site.bind}",
-            f"--secure-port={port}",
-            "--leader-elect=false",
-            *_HIGH_RATE,
-        ]

@@ -63,9 +63,13 @@ async def wait_until_ready(consumer: cluster.Cluster) -> None:
 async def find_complaint(member: cluster.Cluster) -> str:
     """Say what is wrong with the driver in a cluster; the empty text when it is well or absent."""
     workloads = f"/apis/apps/v1/namespaces/{_NAMESPACE}"
-    async with await api.Api.of(member.plane.kubeconfig) as server:
-        controller = await server.find(f"{workloads}/deployments/csi-liqo-controller")
-        nodes = await server.find(f"{workloads}/daemonsets/csi-liqo-node")
+    try:
+        async with await api.Api.of(member.plane.kubeconfig) as server:
+            controller = await server.find(f"{workloads}/deployments/csi-liqo-controller")
+            nodes = await server.find(f"{workloads}/daemonsets/csi-liqo-node")
+    except api.FAILURES as error:
+        return f"the API server: {error}"
+
     if controller is not None and not controller["status"].get("readyReplicas"):
         return "the driver's controller is not ready"
 

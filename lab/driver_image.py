@@ -36,18 +36,23 @@ async def ensure(report: Report) -> images.Archive:
         LabError: a step failed; the text has its last words.
     """
     cache = settings.cache_directory() / "images"
+    cache.mkdir(parents=True, exist_ok=True)
     base = cache / f"base-{_base_key()}.tar"
     wheels = cache / f"wheels-{_wheels_key()}"
-    sources = await asyncio.to_thread(_key, *map(_content, _files(settings.REPOSITORY)))
-    key = _key(base.name, wheels.name, sources)
-    target = cache / f"csi-liqo-{key}.tar"
-    async with binaries.locked(target):
-        if not target.exists():
-            await _ensure_base(base, report)
-            await _ensure_wheels(wheels, report)
-            report("building the driver's image")
-            await _build(target, base, wheels, sources)
-            await asyncio.to_thread(_remove_older, cache, target)
+    with tempfile.TemporaryDirectory(prefix="csi-liqo-image-", dir=cache) as scratch:
+        # A copy, so that what is built has the key of what was there at one moment.
+        context = pathlib.Path(scratch) / "context"
+        sources = await asyncio.to_thread(_copy_sources, context)
+        target = cache / f"csi-liqo-{_key(base.name, wheels.name, sources)}.tar"
+        async with binaries.locked(target):
+            if not target.exists():
+                await _ensure_base(base, report)
+                await _ensure_wheels(wheels, report)
+                report("building the driver's image")
+                packages = context / "build" / "wheels"
+                await asyncio.to_thread(shutil.copytree, wheels, packages, copy_function=os.link)
+                await _build(target, base, context, (wheels.name, sources))
+                await asyncio.to_thread(_remove_older, cache, target)
     return images.Archive(settings.DRIVER_IMAGE, target)
 
 
@@ -92,33 +97,31 @@ async def _ensure_wheels(wheels: pathlib.Path, report: Report) -> None:
 
 
 async def _build(
-    target: pathlib.Path, base: pathlib.Path, wheels: pathlib.Path, sources: str
+    target: pathlib.Path, base: pathlib.Path, context: pathlib.Path, keys: tuple[str, str]
 ) -> None:
     store = settings.cache_directory() / "buildah"
     policy = store / "policy.json"
+    requirements, sources = keys
     async with binaries.locked(store):  # what is built on a layer must not be pruned meanwhile
         store.mkdir(parents=True, exist_ok=True)
         policy.write_text(_POLICY)
         base_image = f"localhost/{base.stem}"
         if not await _exists(store, base_image):
             await _import_base(store, base, base_image)
-        with tempfile.TemporaryDirectory(prefix="csi-liqo-image-", dir=target.parent) as scratch:
-            context = pathlib.Path(scratch) / "context"
-            await asyncio.to_thread(_copy_context, context, wheels)
-            await _buildah(
-                *(store, "bud", "--quiet", "--isolation=chroot", "--layers", "--pull-never"),
-                f"--signature-policy={policy}",
-                f"--build-arg=BASE_IMAGE={base_image}",
-                f"--build-arg=REQUIREMENTS={wheels.name}",
-                f"--build-arg=SOURCES={sources}",
-                *("--tag", settings.DRIVER_IMAGE, context),
-            )
-            made = pathlib.Path(scratch) / "image.tar"
-            await _buildah(
-                *(store, "push", "--quiet", f"--signature-policy={policy}"),
-                *(settings.DRIVER_IMAGE, f"docker-archive:{made}:{settings.DRIVER_IMAGE}"),
-            )
-            made.rename(target)
+        await _buildah(
+            *(store, "bud", "--quiet", "--isolation=chroot", "--layers", "--pull-never"),
+            f"--signature-policy={policy}",
+            f"--build-arg=BASE_IMAGE={base_image}",
+            f"--build-arg=REQUIREMENTS={requirements}",
+            f"--build-arg=SOURCES={sources}",
+            *("--tag", settings.DRIVER_IMAGE, context),
+        )
+        made = context.parent / "image.tar"
+        await _buildah(
+            *(store, "push", "--quiet", f"--signature-policy={policy}"),
+            *(settings.DRIVER_IMAGE, f"docker-archive:{made}:{settings.DRIVER_IMAGE}"),
+        )
+        made.rename(target)
         # The image this one replaces has no name any more.
         await _buildah(store, "rmi", "--prune")
 
@@ -158,25 +161,24 @@ async def _run_unseen(name: str, *arguments: str | pathlib.Path, **environment: 
     )
 
 
-def _copy_context(context: pathlib.Path, wheels: pathlib.Path) -> None:
-    for path in _files(settings.REPOSITORY):
-        copy = context / path.relative_to(settings.REPOSITORY)
+def _copy_sources(context: pathlib.Path) -> str:
+    """Copy every file that the image is made of, and return a key of their content."""
+    contents = []
+    for path in _files():
+        name = path.relative_to(settings.REPOSITORY)
+        content = path.read_bytes()
+        copy = context / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    shutil.copytree(wheels, context / "build" / "wheels", copy_function=os.link)
+        copy.write_bytes(content)
+        contents.append(f"{name} {hashlib.sha256(content).hexdigest()}")
+    return _key(*contents)
 
 
-def _files(repository: pathlib.Path) -> Iterable[pathlib.Path]:
-    """Every file that the image is made of, in a fixed order."""
+def _files() -> Iterable[pathlib.Path]:
     for name in _SOURCES:
-        path = repository / name
+        path = settings.REPOSITORY / name
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
-
-
-def _content(path: pathlib.Path) -> str:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{path.relative_to(settings.REPOSITORY)} {digest}"
 
 
 def _there(made: pathlib.Path) -> bool:

@@ -204,7 +204,12 @@ async def down(owner: instance.Instance, report: Report) -> None:
 
 
 async def status(owner: instance.Instance) -> Status:
-    """Look at the instance without changing it."""
+    """Look at the instance without changing it.
+
+    Raises:
+        LabError: by another user than root.
+    """
+    _require_root()
     running = len(owner.group.processes())
     octet = owner.recorded_octet
     if octet is None or not running:

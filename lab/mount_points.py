@@ -34,7 +34,7 @@ cover() {{
 def remove_unused(paths: Iterable[pathlib.Path]) -> None:
     """Remove the empty folders among `paths` that no mount namespace covers."""
     with _locked():
-        covered = _mounted_anywhere()
+        covered = mounted_anywhere()
         for path in paths:
             if str(path) not in covered:
                 with contextlib.suppress(OSError):  # missing, or somebody's data: both are left
@@ -49,7 +49,8 @@ def _locked() -> Iterator[None]:
         yield
 
 
-def _mounted_anywhere() -> set[str]:
+def mounted_anywhere() -> set[str]:
+    """Return the mount points of every mount namespace on the machine."""
     seen: set[str] = set()
     points: set[str] = set()
     for process in pathlib.Path("/proc").iterdir():

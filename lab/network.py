@@ -8,6 +8,7 @@ as their namespace, routes as long as their interface.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import fcntl
 import ipaddress
@@ -17,11 +18,12 @@ from typing import Any, Final
 
 from lab import errors, instance, processes, settings
 
+# The control group of all that runs in the switch's namespace.
+GROUP: Final = "network"
 _SWITCH: Final = "switch"
 _BRIDGE: Final = "bridge"
 _NODE_LINK: Final = "eth0"
-# The note on a node's interface that says it is wholly set up.
-_PLUGGED: Final = "plugged"
+_POLL_SECONDS: Final = 0.01
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Network:
             [processes.program("unshare"), "--net", "--", processes.program("sleep"), "infinity"],
             log=owner.directory / "switch.log",
             pid_file=owner.directory / "switch.pid",
-            surroundings=owner.surroundings("network"),
+            surroundings=owner.surroundings(GROUP),
         )
 
     async def ensure(self) -> Addresses:
@@ -98,7 +100,7 @@ class Network:
             return Addresses(self._instance.preferred_octet)
 
         await self.remove()
-        self._instance.group.child("network").ensure_for_daemons()
+        self._instance.group.child(GROUP).ensure_for_daemons()
         self._switch.start()
         switch = await namespace_of(self._switch)
         settings.SUBNET_LOCK.parent.mkdir(parents=True, exist_ok=True)
@@ -126,17 +128,22 @@ class Network:
             holder: id of a process in the node's network namespace.
             address: the node's.
         """
-        links = json.loads(await in_namespace(holder, "ip", "-json", "link"))
-        for link in links:
-            if link["ifname"] == _NODE_LINK:
-                if link.get("ifalias") == _PLUGGED:
-                    return
-                await ip_batch(holder, f"link delete {_NODE_LINK}")  # half done, then interrupted
-
         switch = await namespace_of(self._switch)
+        note = f"plugged into {self._switch.identity}".replace(" ", "-")
+        for link in json.loads(await in_namespace(holder, "ip", "-json", "link")):
+            if link["ifname"] == _NODE_LINK:
+                if link.get("ifalias") == note:
+                    return
+                # Half done and interrupted, or of a switch that ended; then it may go by itself.
+                with contextlib.suppress(errors.LabError):
+                    await ip_batch(holder, f"link delete {_NODE_LINK}")
+
         port = f"port-{name}"[:15]
-        batch = f"link add {_NODE_LINK} netns {holder} type veth peer name {port} netns {switch}"
-        await processes.run(processes.program("ip"), *batch.split())
+        # One address, one hardware address: others may remember it from before a repair.
+        hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+        end = f"{_NODE_LINK} address {hardware} netns {holder}"
+        command = f"link add {end} type veth peer name {port} netns {switch}"
+        await processes.run(processes.program("ip"), *command.split())
         await ip_batch(switch, f"link set {port} master {_BRIDGE}", f"link set {port} up")
         machine = Addresses(self._instance.preferred_octet).machine
         await ip_batch(
@@ -147,7 +154,7 @@ class Network:
             f"route add default via {machine}",
         )
         await in_namespace(holder, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        await ip_batch(holder, f"link set {_NODE_LINK} alias {_PLUGGED}")
+        await ip_batch(holder, f"link set {_NODE_LINK} alias {note}")
 
     async def route(self, routes: list[Route], nodes: dict[str, int]) -> None:
         """Let every node, and the machine, reach every pod.
@@ -168,7 +175,7 @@ class Network:
 
     async def remove(self) -> None:
         """End the switch, and with it every cable; the machine's routes go with its cable."""
-        await self._switch.kill()
+        await self._instance.group.child(GROUP).kill()
         if await self._link() is not None:
             await processes.run(processes.program("ip"), "link", "delete", self._instance.host_link)
 
@@ -229,14 +236,18 @@ async def namespace_of(holder: processes.Daemon) -> int:
         ProcessDiedError: it ended instead.
     """
     own = _network_namespace("self")
-    async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
-        while True:
-            holder.check()
-            identity = holder.identity
-            assert identity is not None
-            if _network_namespace(str(identity.pid)) != own:
-                return identity.pid
-            await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
+            while True:
+                holder.check()
+                identity = holder.identity
+                assert identity is not None
+                if _network_namespace(str(identity.pid)) != own:
+                    return identity.pid
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        reason = "got no network namespace"
+        raise errors.ProcessDiedError(holder.name, holder.log, reason) from None
 
 
 def _network_namespace(process: str) -> pathlib.Path:

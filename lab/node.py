@@ -108,10 +108,15 @@ class Node:
             self._instance.group.child(self._daemon_group).ensure_for_daemons()
             self._instance.group.child(self.name).ensure_for_kubelet()
             self.holder.start()
-        async with asyncio.timeout(settings.STOP_TIMEOUT_SECONDS):
-            while not ready.exists():
-                self.holder.check()
-                await asyncio.sleep(_POLL_SECONDS)
+        try:
+            async with asyncio.timeout(settings.NODE_TIMEOUT_SECONDS):
+                while not ready.exists():
+                    self.holder.check()
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            reason = "did not set up its mounts"
+            raise errors.ProcessDiedError(self.holder.name, self.holder.log, reason) from None
+
         return await network.namespace_of(self.holder)
 
     async def start_containerd(self) -> None:
@@ -132,6 +137,11 @@ class Node:
         except TimeoutError:
             raise errors.ProcessDiedError(daemon.name, daemon.log, "does not answer") from None
 
+        # NB: containerd runs on when a plugin cannot be loaded.
+        plugins = [line.split() for line in (await self.ctr("plugins", "list")).splitlines()]
+        if not any(plugin[1] == "cri" and plugin[-1] == "ok" for plugin in plugins if plugin[1:]):
+            raise errors.ProcessDiedError(daemon.name, daemon.log, "serves no pods")
+
     async def containerd_answers(self) -> bool:
         """Ask containerd for its version."""
         if not (self.directory / "run" / "containerd.sock").exists():
@@ -149,11 +159,17 @@ class Node:
             *self.enter(ctr, "--address", SOCKET, "--namespace", "k8s.io", *arguments)
         )
 
-    def start_kubelet(self) -> None:
-        """Start kubelet and kube-proxy; the API server must answer already."""
+    def start_kubelet(self) -> bool:
+        """Start kubelet and kube-proxy; the API server must answer already.
+
+        Returns:
+            Whether kubelet did not run before.
+        """
+        fresh = not self.daemons[KUBELET].running()
         for component in (PROXY, KUBELET):
             self.daemons[component].start()
             self.daemons[component].resume()
+        return fresh
 
     def check(self) -> None:
         """Raise when one of the node's processes is not there.

@@ -60,11 +60,17 @@ def write(plan: Plan, directory: pathlib.Path, plane: control_plane.ControlPlane
         "kube-proxy.yaml": _proxy(plan, directory),
     }
     for name, document in documents.items():
-        (directory / name).write_text(yaml.safe_dump(document, sort_keys=False))
-    (directory / "containerd.toml").write_text(_containerd(directory))
+        _keep(directory / name, yaml.safe_dump(document, sort_keys=False))
+    _keep(directory / "containerd.toml", _containerd(directory))
     network = directory / "cni-conf" / "10-lab.conflist"
     network.parent.mkdir(exist_ok=True)
-    network.write_text(json.dumps(_pod_network(plan), indent=2))
+    _keep(network, json.dumps(_pod_network(plan), indent=2))
+
+
+def _keep(path: pathlib.Path, text: str) -> None:
+    # NB: kube-proxy ends when its configuration is written, even with what it holds already.
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def commands(plan: Plan, directory: pathlib.Path, binaries: pathlib.Path) -> dict[str, list[str]]:

@@ -22,7 +22,6 @@ _SECRET: Final = f"{settings.PROVIDER}-kubeconfig"
 # What the consumer may do in the whole provider, and in a namespace lent to it.
 _CLUSTER_GRANTS: Final = ("offered-classes", "volumes", "identity")
 _NAMESPACE_GRANTS: Final = ("claims", "events")
-_GROUP: Final = "virtual-kubelet"
 
 
 class Peering:
@@ -44,7 +43,7 @@ class Peering:
 
     async def start_virtual_kubelet(self) -> None:
         """Have the virtual kubelet run; its node appears when it is there."""
-        self._instance.group.child(_GROUP).ensure_for_daemons()
+        self._instance.group.child(network.GROUP).ensure_for_daemons()
         self.virtual_kubelet(await self._network.holder()).start()
 
     def virtual_kubelet(self, holder: int | None = None) -> processes.Daemon:
@@ -63,7 +62,7 @@ class Peering:
             "tls-key": serving.key,
             "client-ca": authority.ca.certificate,
         }
-        surroundings = self._instance.surroundings(_GROUP, holder)
+        surroundings = self._instance.surroundings(network.GROUP, holder)
         environment = {**os.environ, "PYTHONPATH": str(settings.REPOSITORY)}
         arguments = [f"--{name}={value}" for name, value in options.items()]
         return processes.Daemon(

@@ -19,12 +19,16 @@ def missing_packages() -> list[str]:
 
 
 async def ensure(report: Callable[[str], None]) -> None:
-    """Have every program the lab calls.
+    """Have every program the lab calls, and room for its processes.
 
     Raises:
         LabError: something is missing and this is no Debian, or apt-get fails.
     """
-    missing = missing_packages()
+    await _install_packages(missing_packages(), report)
+    _raise_inotify_limit(report)
+
+
+async def _install_packages(missing: list[str], report: Callable[[str], None]) -> None:
     if not missing:
         return
 
@@ -39,3 +43,13 @@ async def ensure(report: Callable[[str], None]) -> None:
         *("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing),
         environment=environment,
     )
+
+
+def _raise_inotify_limit(report: Callable[[str], None]) -> None:
+    limit = settings.INOTIFY_LIMIT
+    if int(limit.read_text()) < settings.INOTIFY_INSTANCES:
+        report(f"raising {limit} from {limit.read_text().strip()} to {settings.INOTIFY_INSTANCES}")
+        try:
+            limit.write_text(str(settings.INOTIFY_INSTANCES))
+        except OSError as error:
+            raise errors.LabError(f"cannot write {limit}: {error}") from error

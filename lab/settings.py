@@ -89,6 +89,8 @@ CLUSTERS: Final[Mapping[str, tuple[str, ...]]] = {
     "milan": ("milan-1",),
 }
 NODE_TIMEOUT_SECONDS: Final = 90.0
+# kubelets report every second; one that is silent for longer does not count as Ready.
+NODE_SILENCE_SECONDS: Final = 15.0
 # Kernel settings that kubelet insists on. A node sees these values; the machine keeps its own.
 KUBELET_SYSCTLS: Final[Mapping[str, str]] = {
     "vm/overcommit_memory": "1",
@@ -98,6 +100,11 @@ KUBELET_SYSCTLS: Final[Mapping[str, str]] = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
+
+# Every kubelet, containerd and Go controller watches files, and Linux allows 128 watchers to all
+# of root's processes together. The machine keeps the higher limit until it restarts.
+INOTIFY_LIMIT: Final = pathlib.Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES: Final = 8192
 
 # --- networks -------------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ WHEEL_PLATFORMS: Final = tuple(
 # What installing the package itself needs beside its dependencies; as in pyproject.toml.
 BUILD_REQUIREMENTS: Final = ("setuptools>=80",)
 # Built driver images kept in the cache; the older ones are removed.
-DRIVER_IMAGES_KEPT: Final = 3
+DRIVER_IMAGES_KEPT: Final = 2
 # Templates of nodes' image stores kept in the cache.
 IMAGE_STORES_KEPT: Final = 2
 

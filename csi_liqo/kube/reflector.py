@@ -96,6 +96,11 @@ class Reflector(Generic[T]):
             except _ExpiredError:
                 self._version = ""
                 continue
+            except msgspec.DecodeError as error:
+                # Half a list would read as "the others do not exist": better none.
+                self._target.set_synced(False)
+                self._version = ""
+                logger.error("%s has an object this version cannot read: %s", self._path, error)
             except errors.ApiError as error:
                 self._target.set_synced(False)
                 self._on_failure(error)

@@ -233,17 +233,25 @@ class Node(Object, frozen=True):
 
 
 class CsiNodeDriver(Struct, frozen=True):
+    """An entry of a CSINode; keys are null for a driver that knows no topology."""
+
     name: str = ""
     node_id: str = msgspec.field(name="nodeID", default="")
-    topology_keys: tuple[str, ...] = ()
+    topology_keys: tuple[str, ...] | None = None
 
 
 class CsiNodeSpec(Struct, frozen=True):
-    drivers: tuple[CsiNodeDriver, ...] = ()
+    """Null is how the API server says "no drivers"."""
+
+    drivers: tuple[CsiNodeDriver, ...] | None = None
 
 
 class CsiNode(Object, frozen=True):
     spec: CsiNodeSpec = CsiNodeSpec()
+
+    @property
+    def drivers(self) -> tuple[CsiNodeDriver, ...]:
+        return self.spec.drivers or ()
 
 
 class TokenRequest(Struct, frozen=True):

@@ -87,11 +87,11 @@ class VirtualNodes:
             # moment: make room for this one's.
             await self._csi_nodes.delete("", csi_node.name, uid=csi_node.uid)
             raise errors.OperationPendingError(f"CSINode {csi_node.name} is of an earlier node")
-        ours = [driver for driver in csi_node.spec.drivers if driver.name == self._driver]
+        ours = [driver for driver in csi_node.drivers if driver.name == self._driver]
         if (
             ours
             and ours[0].node_id == node.name
-            and set(ours[0].topology_keys)
+            and set(ours[0].topology_keys or ())
             == {
                 names.CLUSTER_KEY,
                 names.NODE_KEY,
@@ -142,9 +142,12 @@ def _forge_entry(
     patch: list[dict[str, Any]] = [
         {"op": "test", "path": "/metadata/resourceVersion", "value": version}
     ]
-    for index, known in enumerate(csi_node.spec.drivers):
+    for index, known in enumerate(csi_node.drivers):
         if known.name == driver:
             patch.append({"op": "remove", "path": f"/spec/drivers/{index}"})
             return patch
-    patch.append({"op": "add", "path": "/spec/drivers/-", "value": entry})
+    if csi_node.drivers:
+        patch.append({"op": "add", "path": "/spec/drivers/-", "value": entry})
+    else:  # null: there is no list to append to
+        patch.append({"op": "add", "path": "/spec/drivers", "value": [entry]})
     return patch

@@ -345,13 +345,18 @@ class Fabric:
 
     async def settled(self, before: leaks.Snapshot, *, timeout_seconds: float = 60) -> list[str]:
         """Return what is left that was not there before, once nothing more goes away."""
-        left = leaks.difference(before, await self.snapshot())
+        left = await self._new_since(before)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 while left:
                     await asyncio.sleep(0.5)  # many kinds at once: no single watch tells
-                    left = leaks.difference(before, await self.snapshot())
+                    left = await self._new_since(before)
         return left
+
+    async def _new_since(self, before: leaks.Snapshot) -> list[str]:
+        """What went away meanwhile is a test before this one's, and was to go."""
+        lines = leaks.difference(before, await self.snapshot())
+        return [line for line in lines if line.startswith("+")]
 
     @property
     def _pods(self) -> str:

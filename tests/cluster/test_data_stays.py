@@ -75,7 +75,7 @@ async def test_a_volume_of_another_cluster_id_keeps_the_controller_from_starting
     driver: fabric.Fabric,
 ) -> None:
     await driver.claim_on("data", "rome-1")
-    await driver.bound("data")
+    _, volume = await driver.bound("data")
     await driver.controller.end()
     other = fabric.Process(
         [
@@ -91,3 +91,4 @@ async def test_a_volume_of_another_cluster_id_keeps_the_controller_from_starting
     assert "set the cluster id back to it" in other.log.read_text()
     await driver.controller.start()
     await driver.drop("data")
+    await driver.volume_gone(volume["metadata"]["name"])

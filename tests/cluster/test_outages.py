@@ -58,6 +58,11 @@ async def caller(driver: fabric.Fabric) -> AsyncIterator[calls.Caller]:
     await made.close()
 
 
+def entered(item: fabric.Json | None) -> bool:
+    drivers = (item or {}).get("spec", {}).get("drivers") or []
+    return "csi.liqo.io" in {entry["name"] for entry in drivers}
+
+
 async def reported_away(driver: fabric.Fabric) -> None:
     await control_planes.wait_until(
         driver.consumer,
@@ -240,10 +245,6 @@ async def test_a_handed_over_twin_is_never_collected(
 
 
 async def test_a_virtual_node_that_is_made_anew_is_entered_again(driver: fabric.Fabric) -> None:
-    def entered(item: fabric.Json | None) -> bool:
-        drivers = (item or {}).get("spec", {}).get("drivers") or []
-        return "csi.liqo.io" in {entry["name"] for entry in drivers}
-
     await control_planes.wait_until(driver.consumer, fabric.CSI_NODES, "milan", entered)
     old = await driver.consumer.get(f"{fabric.NODES}/milan")
     await driver.consumer.delete(f"{fabric.NODES}/milan", uid=old["metadata"]["uid"])
@@ -259,3 +260,30 @@ async def test_a_virtual_node_that_is_made_anew_is_entered_again(driver: fabric.
     labels = (await driver.consumer.get(f"{fabric.NODES}/milan"))["metadata"]["labels"]
     assert labels[fabric.CLUSTER_KEY] == "milan"
     assert labels[fabric.NODE_KEY] == "milan"
+
+
+async def test_a_virtual_node_whose_entries_were_all_taken_out_is_entered_again(
+    driver: fabric.Fabric,
+) -> None:
+    """The API server then says null instead of an empty list."""
+
+    await control_planes.wait_until(driver.consumer, fabric.CSI_NODES, "milan", entered)
+    emptied = await driver.consumer.merge(f"{fabric.CSI_NODES}/milan", {"spec": {"drivers": None}})
+    assert not emptied["spec"]["drivers"]
+    await control_planes.wait_until(driver.consumer, fabric.CSI_NODES, "milan", entered)
+
+
+async def test_a_driver_that_knows_no_topology_does_no_harm(driver: fabric.Fabric) -> None:
+    """Its entry in a CSINode has null for a list of keys."""
+    foreign = {"name": "other.example.com", "nodeID": "rome-1", "topologyKeys": None}
+    path = f"{fabric.CSI_NODES}/rome-1"
+    known = (await driver.consumer.get(path))["spec"]["drivers"]
+    await driver.consumer.merge(path, {"spec": {"drivers": [*known, foreign]}})
+    await driver.controller.end()
+    await driver.controller.start()
+
+    await driver.claim_on("data", "rome-1")
+    _, volume = await driver.bound("data")
+    await driver.drop("data")
+    await driver.volume_gone(volume["metadata"]["name"])
+    await driver.consumer.merge(path, {"spec": {"drivers": known}})

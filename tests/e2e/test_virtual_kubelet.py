@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import signal
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from lab import api, certificates, instance, lifecycle, network, settings
+from lab import api, instance, lifecycle, settings
 from lab.faults import proxy, rules
 from tests import control_planes
 
@@ -27,7 +25,7 @@ SCRIPT = "trap 'exit 0' TERM; echo one; echo two; while true; do sleep 1; done"
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[instance.Instance]:
     owner = instance.Instance(tmp_path_factory.mktemp("lab"))
     try:
-        asyncio.run(lifecycle.up(owner, print))
+        asyncio.run(lifecycle.up(owner, print, driver=False))
         yield owner
     finally:
         asyncio.run(lifecycle.down(owner, print))
@@ -44,27 +42,20 @@ async def consumer(lab: instance.Instance) -> AsyncIterator[api.Api]:
 
 
 @pytest.fixture
-async def pod(lab: instance.Instance, consumer: api.Api) -> AsyncIterator[str]:
+async def pod(consumer: api.Api) -> AsyncIterator[str]:
     """A pod that runs in milan, seen from rome."""
-    assert lab.recorded_octet is not None
-    address = network.Addresses(lab.recorded_octet).machine
-    pki = certificates.Authority(lab.cluster_directory("rome") / "pki", "rome")
-    pair = pki.ensure_server("virtual-kubelet", [address])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "lab.virtual_kubelet"),
-        *("--consumer-kubeconfig", str(kubeconfig(lab, "rome"))),
-        *("--provider-kubeconfig", str(kubeconfig(lab, "milan"))),
-        *("--node", "milan", "--cluster-id", "milan", "--map", "default=rome-default"),
-        *("--listen-address", address, "--client-ca", str(pki.ca.certificate)),
-        *("--tls-certificate", str(pair.certificate), "--tls-key", str(pair.key)),
+    await control_planes.wait_until_there(
+        consumer, "/api/v1/namespaces/default/serviceaccounts", "default"
     )
-    await control_planes.wait_until_there(consumer, "/api/v1/nodes", "milan")
     container = {
         "name": "app",
         "image": settings.BUSYBOX_IMAGE,
         "command": ["sh", "-c", SCRIPT],
     }
-    body = {"metadata": {"name": "app"}, "spec": {"nodeName": "milan", "containers": [container]}}
+    body = {
+        "metadata": {"name": "app"},
+        "spec": {"nodeName": settings.PROVIDER, "containers": [container]},
+    }
     created = await consumer.create(PODS, body)
     await control_planes.wait_until(
         consumer,
@@ -76,8 +67,6 @@ async def pod(lab: instance.Instance, consumer: api.Api) -> AsyncIterator[str]:
     yield "app"
     await consumer.delete(f"{PODS}/app", uid=created["metadata"]["uid"])
     await control_planes.wait_until_gone(consumer, PODS, "app")
-    process.send_signal(signal.SIGTERM)
-    assert await process.wait() == 0
 
 
 class Answer(NamedTuple):
