@@ -112,7 +112,8 @@ def lend(
 
 async def _build(progress: Progress) -> None:
     await requirements.ensure(progress)
-    await binaries.ensure(settings.DEFAULT_INSTANCE / "bin", report=progress)
+    every = (*settings.PIN_SETS, *settings.STORAGE_PIN_SETS)
+    await binaries.ensure(settings.DEFAULT_INSTANCE / "bin", every, report=progress)
 
 
 async def _image(progress: Progress) -> Any:

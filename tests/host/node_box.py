@@ -68,9 +68,12 @@ class Box:
         self._stack.callback(self._detach)
         own = ["unshare", "--mount", "--propagation", "private"]
         self._host = self._hold([*own, "sh", "-c", _HOST])
+        self._container = self.another_container(_CONTAINER)
+
+    def another_container(self, script: str = "echo ready; read -r _") -> subprocess.Popen[bytes]:
+        """Make a mount namespace whose mounts below kubelet's folder the host shares."""
         inner = ["unshare", "--mount", "--propagation", "unchanged"]
-        enter = self.entering(self._host.pid)
-        self._container = self._hold([*enter, *inner, "sh", "-c", _CONTAINER])
+        return self._hold([*self.entering(self._host.pid), *inner, "sh", "-c", script])
 
     def close(self) -> None:
         """End the namespaces and with them every mount."""
