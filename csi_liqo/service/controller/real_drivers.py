@@ -75,4 +75,4 @@ class RealDrivers:
         (external-provisioner v6.3.0, topology.go:197-207; nothing reschedules it.)
         """
         csi_node = self._consumer.csi_nodes.get("", node.name)
-        return csi_node is not None and any(entry.name == driver for entry in csi_node.spec.drivers)
+        return csi_node is not None and any(entry.name == driver for entry in csi_node.drivers)
