@@ -12,6 +12,7 @@ import json
 import pathlib
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,31 @@ class LoopDriver:
         """Make a method slow or fail, as the driver's own faults.json says."""
         (self.state / "faults.json").write_text(json.dumps({method: fault}))
 
+    def wait_for_fault(self, method: str) -> None:
+        """Wait until a fault with ``times`` 1 has been taken by a call."""
+        end = time.monotonic() + 20
+        file = self.state / "faults.json"
+        while json.loads(file.read_text() or "{}").get(method, {}).get("times") != 0:
+            assert time.monotonic() < end, f"{method} was not called"
+            time.sleep(0.01)
+
+    def detach(self) -> None:
+        """Take the loop devices away, as a reboot does."""
+        for line in self.loops():
+            subprocess.run(["losetup", "--detach", line.split()[0]], check=True)
+
+    async def expand(self, volume: kubelet_calls.Volume, size_bytes: int) -> None:
+        """Grow a real volume, as the resizer does before kubelet is asked."""
+        found = source.from_context(volume.context).csi
+        assert found is not None
+        async with grpc.aio.insecure_channel(f"unix:{self.socket}") as channel:
+            await csi_pb2_grpc.ControllerStub(channel).ControllerExpandVolume(
+                csi_pb2.ControllerExpandVolumeRequest(
+                    volume_id=found.handle,
+                    capacity_range=csi_pb2.CapacityRange(required_bytes=size_bytes),
+                )
+            )
+
     def loops(self) -> list[str]:
         """Return the loop devices of this driver's images."""
         listed = subprocess.run(
@@ -103,7 +129,7 @@ class LoopDriver:
 
         Its id is ``name`` and the real one's is another. ``more`` goes into the CSI source.
         """
-        capability = kubelet_calls.capability(block=block, mode="SINGLE_NODE_MULTI_WRITER")
+        capability = kubelet_calls.capability(block=block)
         if not block:
             capability.mount.fs_type = fs_type
         async with grpc.aio.insecure_channel(f"unix:{self.socket}") as channel:
