@@ -53,3 +53,5 @@ def real(box: node_box.Box, loopdriver_program: pathlib.Path) -> Iterator[real_d
         yield driver
     finally:
         driver.stop()
+        box.unmount_all()
+        driver.detach()

@@ -120,6 +120,11 @@ class Box:
         start = f"{below or self.kubelet}/"
         return [mount for mount in mountinfo.parse(table) if mount.point.startswith(start)]
 
+    def unmount_all(self) -> None:
+        """Unmount all below kubelet's folder, as a reboot does."""
+        for mount in reversed(self.mounts()):
+            self.on_host("umount", mount.point)
+
     def arguments(self) -> list[str]:
         return [
             *("--cluster-id", "rome", "--node-name", "rome-1"),

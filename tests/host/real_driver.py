@@ -170,4 +170,3 @@ class LoopDriver:
 def staged_at(box: node_box.Box) -> list[str]:
     """Return the paths below kubelet's folder of plugins where something is mounted."""
     return [mount.point for mount in box.mounts(box.kubelet / "plugins/kubernetes.io/csi")]
-

@@ -237,7 +237,7 @@ async def test_the_callers_time_is_the_real_drivers_time(
             )
             with refused("DEADLINE_EXCEEDED"):
                 await node.stub.NodeStageVolume(request, timeout=0.5)
-            await eventually(lambda: node.up(volume))
+            await eventually(node.up, volume)
             await node.down(volume)
             check_gone(box, real, volume)
 
@@ -286,7 +286,7 @@ async def test_the_node_plugin_may_be_killed_at_any_time(
                         await life
             with box.serving():
                 async with calling(box) as node:
-                    await eventually(lambda: node.up(volume))
+                    await eventually(node.up, volume)
                     await node.down(volume)
                     check_gone(box, real, volume)
 
@@ -299,8 +299,7 @@ async def test_after_a_reboot_the_journal_is_there_and_the_mounts_come_back(
             volume = await real.volume("v")
             target = await node.up(volume)
             write(box, target, block=False)
-    for mount in reversed(box.mounts()):
-        box.on_host("umount", mount.point)
+    box.unmount_all()
     real.detach()
     assert box.journal == ["v.json"]
     with real.serving(), box.serving():
@@ -316,12 +315,12 @@ async def live(node: Kubelet, volume: Volume) -> None:
     await node.down(volume)
 
 
-async def eventually(call: Callable[[], Awaitable[object]]) -> None:
+async def eventually(call: Callable[[Volume], Awaitable[object]], volume: Volume) -> None:
     """Repeat a call as kubelet does while the answer is to come back."""
     async with asyncio.timeout(20):
         while True:
             try:
-                await call()
+                await call(volume)
                 return
             except grpc.aio.AioRpcError as error:
                 if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE):
