@@ -131,7 +131,7 @@ SNAPSHOTTER_IMAGE: Final = "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0"
 SNAPSHOT_CONTROLLER_IMAGE: Final = "registry.k8s.io/sig-storage/snapshot-controller:v8.7.0"
 LOOP_DRIVER_IMAGE: Final = "docker.io/local/loopdriver:1"
 # What the loop driver starts, and one of them reads.
-LOOP_DRIVER_PROGRAMS: Final = ("mkfs.ext4", "resize2fs", "mkfs.xfs", "xfs_growfs")
+LOOP_DRIVER_PROGRAMS: Final = ("mkfs.ext4", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_growfs")
 LOOP_DRIVER_FILES: Final = ("/etc/mke2fs.conf",)
 DRIVER_IMAGE: Final = "ghcr.io/csi-liqo/csi-liqo:v0.1.0"
 # As Go and the image format name it.

@@ -90,26 +90,56 @@ func ensureFormatted(image, device, fsType string) (string, error) {
 	return fsType, os.Remove(marker)
 }
 
+// ensureFilledOffline grows a file system that has to be grown before it is mounted.
+func ensureFilledOffline(device string) error {
+	fsType, full, err := inspect(device)
+	if err != nil || full || fsType != "ext4" {
+		return err
+	}
+	// It wants to have been checked. The exit code 1 says that it mended something.
+	err = command("e2fsck", "-f", "-p", device)
+	var ended *exec.ExitError
+	if err != nil && !(errors.As(err, &ended) && ended.ExitCode() == 1) {
+		return err
+	}
+	return command("resize2fs", device)
+}
+
 // ensureFilled grows a mounted file system to its device.
 func ensureFilled(device, mountpoint string) error {
-	fsType, has, err := probeFilesystem(device)
-	if err != nil {
+	fsType, full, err := inspect(device)
+	if err != nil || full {
 		return err
-	}
-	size, err := deviceSize(device)
-	if err != nil {
-		return err
-	}
-	if has >= size {
-		return nil
 	}
 	switch fsType {
 	case "ext4":
+		if allowed, err := hasCapability(unix.CAP_SYS_RESOURCE); err != nil || !allowed {
+			return errors.Join(precondition("without CAP_SYS_RESOURCE an ext4 grows only when it is not mounted"), err)
+		}
 		return command("resize2fs", device)
 	case "xfs":
 		return command("xfs_growfs", "-d", mountpoint)
 	}
 	return fmt.Errorf("%s has no file system that can grow", device)
+}
+
+// inspect tells a device's file system, and whether it fills the device.
+func inspect(device string) (fsType string, full bool, err error) {
+	fsType, has, err := probeFilesystem(device)
+	if err != nil {
+		return "", false, err
+	}
+	size, err := deviceSize(device)
+	return fsType, has >= size, err
+}
+
+func hasCapability(number int) (bool, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return false, err
+	}
+	return sets[number/32].Effective&(1<<(number%32)) != 0, nil
 }
 
 func deviceSize(device string) (int64, error) {

@@ -217,6 +217,8 @@ func (n *NodeService) present(image string, wanted *Staging) error {
 	options := wanted.Flags
 	if wanted.ReadOnly {
 		options = append(slices.Clone(options), "ro")
+	} else if err := ensureFilledOffline(device.Name()); err != nil {
+		return err
 	}
 	if err := mountFilesystem(device.Name(), wanted.Path, fsType, options); err != nil {
 		return err
