@@ -66,6 +66,22 @@ def test_a_known_record_is_not_written_again(
     assert (folder / "pvc-1.json").stat().st_ino == before
 
 
+def test_an_earlier_formats_record_is_read_and_written_anew(
+    records: journal.Journal, folder: pathlib.Path
+) -> None:
+    earlier = {
+        "version": 1,
+        "volumeId": "pvc-1",
+        "source": {"kind": "local", "path": "/dev/x", "mount_options": ["noatime"]},
+        "stagingPath": "/k/stage",
+    }
+    (folder / "pvc-1.json").write_text(json.dumps(earlier))
+    assert records.read("pvc-1") == RECORD
+    assert json.loads((folder / "pvc-1.json").read_text()) == earlier
+    records.write(RECORD)
+    assert json.loads((folder / "pvc-1.json").read_text())["version"] == 2
+
+
 def test_a_later_versions_record_is_neither_read_nor_replaced_nor_removable(
     records: journal.Journal, folder: pathlib.Path
 ) -> None:
