@@ -310,6 +310,24 @@ async def test_after_a_reboot_the_journal_is_there_and_the_mounts_come_back(
             check_gone(box, real, volume)
 
 
+async def test_a_lost_journal_does_not_keep_a_pod_for_ever(
+    box: node_box.Box, real: LoopDriver
+) -> None:
+    with real.serving(), box.serving():
+        async with calling(box) as node:
+            volume = await real.volume("v")
+            await node.up(volume)
+            await node.publish(volume, "pod-2")
+            (box.driver / "journal" / "v.json").unlink()
+            await node.unpublish(volume)
+            assert box.mounts(box.kubelet / "plugins")  # pod-2 goes on
+            await node.unpublish(volume, "pod-2")
+            assert box.mounts(box.kubelet / "plugins")  # and kubelet may publish again
+            await node.unstage(volume)
+            assert not box.mounts()
+            assert box.journal == []
+
+
 async def live(node: Kubelet, volume: Volume) -> None:
     await node.up(volume)
     await node.down(volume)

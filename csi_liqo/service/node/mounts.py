@@ -10,10 +10,17 @@ After it only "come back" is honest.
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from csi_liqo.model import errors, source, volumes
 from csi_liqo.service.node import journal, mounting, ports, requests
+
+logger = logging.getLogger(__name__)
+
+_STAGED: Final = re.compile(r"/plugins/kubernetes\.io/csi/[^/]+/[0-9a-f]{64}/globalmount$")
 
 
 class Mounts:
@@ -23,6 +30,7 @@ class Mounts:
         self._host = host
         self._records = records
         self._node_name = node_name
+        self._lost: dict[str, set[str]] = {}
 
     def stage(self, request: requests.StageRequest, found: source.Source) -> None:
         """Mount a device's filesystem; a directory or raw device needs nothing."""
@@ -71,15 +79,40 @@ class Mounts:
                 with _nothing_final(request.volume_id):
                     self._host.bind(place, request.target_path, wanted)
 
-    def unpublish(self, target_path: str) -> None:
-        """Unmount and remove the target."""
+    def unpublish(self, volume_id: str, target_path: str, *, known: bool) -> None:
+        """Unmount and remove the target.
+
+        Not ``known``: the volume's record is lost, or there never was one. It may be a real
+        driver's, whose handle nobody can tell any more, so what kubelet could do alone is
+        done: a pod that cannot end for ever, and a node that cannot be drained, are worse than
+        a driver that finds its volume unmounted, which a reboot does to it too.
+        """
+        if not known:
+            self._find_staged(volume_id, target_path)
         self._host.unmount(target_path)
         self._host.remove_target(target_path)
 
     def unstage(self, volume_id: str, staging_path: str) -> None:
         """Unmount what was staged, and forget the volume."""
+        for left in sorted(self._lost.pop(volume_id, ())):
+            logger.warning("unmounting %s of volume %s, whose record is lost", left, volume_id)
+            self._host.unmount(left)
         self._host.unmount(staging_path)
         self._records.remove(volume_id)
+
+    def _find_staged(self, volume_id: str, target_path: str) -> None:
+        """Remember where a real driver staged what the target shows, for Unstage.
+
+        Not unmounted at once: other pods may use it, and kubelet may publish it again
+        without staging it.
+        """
+        if self._host.mounted(target_path) is None:
+            return
+        with self._host.staged(target_path) as place:
+            shown = () if place is None else self._host.mounted_elsewhere(place, target_path)
+        found = {path for path in shown if _STAGED.search(path)}
+        if found:
+            self._lost.setdefault(volume_id, set()).update(found)
 
     def usage(self, record: journal.Record, path: str) -> requests.Usage:
         """Return how full the volume at a path is.

@@ -98,7 +98,10 @@ class Volumes:
             if record is not None and record.source.csi is not None:
                 await self._passthrough.unpublish(record, call)
             else:
-                await claim.run(functools.partial(self._mounts.unpublish, target_path))
+                undo = functools.partial(
+                    self._mounts.unpublish, volume_id, target_path, known=record is not None
+                )
+                await claim.run(undo)
 
     async def usage(
         self, volume_id: str, path: str, call: passthrough.Call[T]
