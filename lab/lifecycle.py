@@ -31,6 +31,7 @@ from lab import (
     processes,
     requirements,
     settings,
+    storage,
 )
 
 Report = Callable[[str], None]
@@ -121,6 +122,21 @@ async def lend(owner: instance.Instance, namespaces: Sequence[str]) -> None:
         raise errors.LabError(f"no lab runs in {owner.directory}")
 
     await describe(owner, octet).peering.lend(namespaces)
+
+
+async def add_storage(owner: instance.Instance, report: Report) -> None:
+    """Have the loop driver, as real storage that is CSI itself, in every cluster of a running lab.
+
+    Raises:
+        LabError: the lab is down, or the driver does not become ready.
+    """
+    _require_root()
+    octet = owner.recorded_octet
+    if octet is None:
+        raise errors.LabError(f"no lab runs in {owner.directory}")
+
+    fabric = describe(owner, octet)
+    await storage.install_everywhere((fabric.consumer, fabric.provider), owner.binaries, report)
 
 
 async def _prepare(

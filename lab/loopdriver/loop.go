@@ -55,7 +55,7 @@ func findLoops(image string) ([]Loop, error) {
 		}
 		device := "/dev/" + strings.Split(path, "/")[3]
 		info, err := loopInfo(device)
-		if errors.Is(err, unix.ENXIO) || errors.Is(err, os.ErrNotExist) { // gone since
+		if errors.Is(err, unix.ENXIO) { // gone since
 			continue
 		}
 		if err != nil {
