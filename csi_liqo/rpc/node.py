@@ -17,6 +17,9 @@ CAPABILITIES: Final = (
     csi_pb2.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,
     csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS,
     csi_pb2.NodeServiceCapability.RPC.EXPAND_VOLUME,
+    # kubelet then leaves fsGroup to this driver, which has each real driver's own policy
+    # for it (kubernetes v1.37.2, csi_mounter.go:251-261).
+    csi_pb2.NodeServiceCapability.RPC.VOLUME_MOUNT_GROUP,
     # As the controller's: kubelet names ReadWriteOncePod apart only when both have it
     # (kubernetes v1.37.2, csi_client.go:518-547).
     csi_pb2.NodeServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,

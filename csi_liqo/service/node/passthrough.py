@@ -83,13 +83,17 @@ class PassThrough:
         request: requests.PublishRequest,
         found: source.Source,
         call: Call[object],
-    ) -> None:
-        """Have the real driver publish its volume; also again, which some rely on."""
+    ) -> forwarding.Abilities:
+        """Have the real driver publish its volume; also again, which some rely on.
+
+        Return what the driver advertises.
+        """
         record = self._record(request.volume_id, found, request.staging_path)
         async with call.to(forwarding.real_of(found).driver) as real:
             plan = forwarding.plan_publish(request, record, real.abilities)
             await claim.run(functools.partial(self._records.write, record))
             await real.send(plan)
+            return real.abilities
 
     async def unpublish(self, record: journal.Record, call: Call[object]) -> None:
         """Have the real driver unpublish; it removes the target."""

@@ -62,6 +62,17 @@ class Mounted:
     fs_type: str
 
 
+@dataclass(slots=True)
+class Progress:
+    """Of work that takes long, shared by its thread and those who ask.
+
+    ``entries`` were looked at so far; ``stop`` makes it end early.
+    """
+
+    entries: int = 0
+    stop: bool = False
+
+
 class Host(Protocol):
     """The machine's mounts and devices."""
 
@@ -103,6 +114,13 @@ class Host(Protocol):
 
         Raises:
             errors.OutcomeUnknownError: something is still mounted there.
+        """
+
+    def give(self, path: str, group: int, progress: Progress) -> None:
+        """Give all that is at a path below kubelet's folder to a group, the root last.
+
+        Nothing to do when the root has the group and its modes. No link is followed, no
+        other mount entered.
         """
 
     def remove_target(self, path: str) -> None:

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
 from csi_liqo.model import errors, source, volumes
-from csi_liqo.service.node import journal, mounting, mounts, passthrough, ports, requests, work
+from csi_liqo.service.node import (
+    journal,
+    mounting,
+    mounts,
+    ownership,
+    passthrough,
+    ports,
+    requests,
+    work,
+)
 
 THREADS: Final = 16
 """Volumes worked on at the same time."""
@@ -34,6 +43,7 @@ class Volumes:
         self._kubelet_dir = kubelet_dir
         self._mounts = mounts.Mounts(host, records, node_name=node_name)
         self._passthrough = passthrough.PassThrough(host, records, kubelet_dir=kubelet_dir)
+        self._changes = ownership.Changes(host)
         self._work = work.Work(name="volumes", threads=THREADS)
         self._stats = work.Work(name="stats", threads=STATS_THREADS)
 
@@ -82,11 +92,17 @@ class Volumes:
             raise errors.PreconditionError("staging_target_path is missing: stage the volume first")
         self._check_path(request.staging_path, "staging_target_path")
         self._check_path(request.target_path, "target_path")
+        group = ownership.wanted_group(request.capability)
         with self._working(self._work, request.volume_id) as claim:
+            abilities = None
             if found.csi is None:
                 await claim.run(functools.partial(self._mounts.publish, request, found))
             else:
-                await self._passthrough.publish(claim, request, found, call)
+                abilities = await self._passthrough.publish(claim, request, found, call)
+            if group is not None and ownership.is_wanted(
+                found, request.capability, read_only=request.read_only, abilities=abilities
+            ):
+                await self._changes.give(request.volume_id, request.target_path, group)
 
     async def unpublish(
         self, volume_id: str, target_path: str, call: passthrough.Call[object]
@@ -94,6 +110,7 @@ class Volumes:
         """Undo ``publish`` and remove the target; a volume never published is unpublished."""
         self._check_path(target_path, "target_path")
         with self._working(self._work, volume_id) as claim:
+            await self._changes.stop(target_path)
             record = await claim.run(functools.partial(self._records.find, volume_id))
             if record is not None and record.source.csi is not None:
                 await self._passthrough.unpublish(record, call)
@@ -144,6 +161,7 @@ class Volumes:
         """Take no more work."""
         self._work.close()
         self._stats.close()
+        self._changes.close()
 
     @contextlib.contextmanager
     def _working(self, pool: work.Work, volume_id: str) -> Iterator[work.Claim]:
