@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import AsyncIterator, Iterator
 
 import grpc.aio
@@ -39,16 +38,10 @@ async def node(shared_box: node_box.Box) -> AsyncIterator[kubelet_calls.Kubelet]
         yield kubelet_calls.Kubelet(shared_box, channel)
 
 
-@pytest.fixture(scope="session")
-def loopdriver_program(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The real driver's program, built from its sources."""
-    return real_driver.build(tmp_path_factory.mktemp("loopdriver"))
-
-
 @pytest.fixture
-def real(box: node_box.Box, loopdriver_program: pathlib.Path) -> Iterator[real_driver.LoopDriver]:
+def real(box: node_box.Box) -> Iterator[real_driver.LoopDriver]:
     """A real driver beside the node program of this test alone; the test starts both."""
-    driver = real_driver.LoopDriver(box, loopdriver_program)
+    driver = real_driver.LoopDriver(box)
     try:
         yield driver
     finally:

@@ -84,6 +84,11 @@ class Box:
         return self.kubelet / "plugins" / "csi.liqo.io"
 
     @property
+    def host_pid(self) -> int:
+        """The process that holds the host's mount namespace."""
+        return self._host.pid
+
+    @property
     def journal(self) -> list[str]:
         """Names of the journal's files, also unfinished ones."""
         folder = self.driver / "journal"

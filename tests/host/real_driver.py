@@ -21,28 +21,21 @@ import grpc.aio
 
 from csi_liqo.model import source
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
+from lab import settings
 from tests.host import kubelet_calls, node_box
 
 NAME = "loop.csi.example.com"
-SOURCES = node_box.ROOT / "lab" / "loopdriver"
-
-
-def build(folder: pathlib.Path) -> pathlib.Path:
-    """Build the driver's program into a folder; the compiler's own cache makes it cheap."""
-    program = folder / "loopdriver"
-    subprocess.run(["go", "build", "-o", str(program), "."], cwd=SOURCES, check=True)
-    return program
+PROGRAM = settings.DEFAULT_INSTANCE / "bin" / "loopdriver"
 
 
 class LoopDriver:
     """One node plugin of the real driver, with its controller in the same process."""
 
-    def __init__(self, box: node_box.Box, program: pathlib.Path) -> None:
+    def __init__(self, box: node_box.Box) -> None:
         self.box = box
         self.state = pathlib.Path(tempfile.mkdtemp(prefix="loop-", dir=box.root))
         self.socket = box.kubelet / "plugins" / NAME / "csi.sock"
         self.registration = box.kubelet / "plugins_registry" / f"{NAME}-reg.sock"
-        self._program = program
         self._container = box.another_container()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +46,7 @@ class LoopDriver:
         self.process = subprocess.Popen(
             [
                 *self.box.entering(self._container.pid),
-                *(str(self._program), "--state-dir", str(self.state), "--node-name", "rome-1"),
+                *(str(PROGRAM), "--state-dir", str(self.state), "--node-name", "rome-1"),
                 *("--kubelet-dir", str(self.box.kubelet), *more),
             ]
         )

@@ -75,6 +75,19 @@ async def test_a_volume_lives_and_keeps_its_data(
             check_gone(box, real, volume)
 
 
+@KINDS
+async def test_every_call_may_be_repeated(
+    box: node_box.Box, real: LoopDriver, fs_type: str, block: bool
+) -> None:
+    with real.serving(), box.serving():
+        async with calling(box) as node:
+            volume = await real.volume("v", fs_type=fs_type or "ext4", block=block)
+            for call in (node.stage, node.publish, node.unpublish, node.unstage):
+                for _ in range(3):
+                    await call(volume)
+            check_gone(box, real, volume)
+
+
 async def test_the_real_driver_sees_what_kubelet_would_have_sent_it(
     box: node_box.Box, real: LoopDriver
 ) -> None:
