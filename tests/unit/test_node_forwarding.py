@@ -122,6 +122,12 @@ def test_filesystem_and_flags_are_the_real_volumes_then_the_virtual_ones() -> No
     assert forwarding.use_of(bare, CAPABILITY, ALL).fs_type == ""
 
 
+def test_an_selinux_label_is_one_flag_with_its_commas() -> None:
+    label = 'context="system_u:object_r:container_file_t:s0:c1,c2"'
+    asked = dataclasses.replace(CAPABILITY, mount_flags=(label,))
+    assert forwarding.use_of(FOUND, asked, ALL).mount_flags == ("noatime", "discard", label)
+
+
 def test_the_group_goes_to_a_driver_that_applies_it_and_to_no_other() -> None:
     assert forwarding.use_of(FOUND, CAPABILITY, ALL).mount_group == "2000"
     assert forwarding.use_of(FOUND, CAPABILITY, NONE).mount_group == ""
