@@ -13,6 +13,7 @@ import csi_liqo
 from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.kube import api, collection, connection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
+from csi_liqo.reconcilers import attachments as attachment_reconciler
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
 from csi_liqo.reconcilers import twins as twin_reconciler
@@ -112,7 +113,7 @@ class Controller:
             made,
         )
         self.attaching = (
-            attaching.Attaching(consumer, self._attachments) if settings.attach else None
+            attaching.Attaching(consumer, self._attachments, driver) if settings.attach else None
         )
         self._node_runner = runner.Runner(
             "virtual-nodes",
@@ -125,6 +126,10 @@ class Controller:
             twin_reconciler.OrphanTwins(
                 consumer, everywhere, made, settings.orphan_grace_seconds
             ).reconcile,
+        )
+        self._attachment_runner = runner.Runner(
+            "orphan-attachments",
+            attachment_reconciler.OrphanAttachments(consumer, self._attachments, driver).reconcile,
         )
         self._status_runner = runner.Runner(
             "remote-clusters",
@@ -157,7 +162,12 @@ class Controller:
             self._filled = True
             self._listen()
             group.create_task(self._providers.run(), name="providers")
-            for running in (self._node_runner, self._orphan_runner, self._status_runner):
+            for running in (
+                self._node_runner,
+                self._orphan_runner,
+                self._attachment_runner,
+                self._status_runner,
+            ):
                 group.create_task(running.run(), name="reconciler")
 
     def _refuse_another_id(self) -> None:
@@ -200,6 +210,16 @@ class Controller:
             if remote is not None:
                 self._status_runner.add(("", remote.name))
 
+        def attachment_changed(
+            before: objects.VolumeAttachment | None, after: objects.VolumeAttachment | None
+        ) -> None:
+            known = after or before
+            assert known is not None
+            for attachment in self._attachments.all() if after is None else (known,):
+                if attachment.spec.node_name == known.spec.node_name:
+                    self._attachment_runner.add(("", attachment.name))
+
+        self._attachments.store.listen(attachment_changed)
         self._nodes.store.listen(node_changed)
         self._csi_nodes.store.listen(csi_node_changed)
         self._remote_clusters.store.listen(remote_changed)

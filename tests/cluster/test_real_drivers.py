@@ -201,6 +201,7 @@ async def test_attaching_makes_an_attachment_of_our_own_and_waits_until_it_is_go
         await _make_virtual_class(driver, real)
         await driver.claim_on("data", NODE, storage_class=f"virtual-{real.name}")
         _, volume = await driver.bound("data")
+        outer = await _attach_outer(driver, volume)
         csi = volume["spec"]["csi"]
         publish = csi_pb2.ControllerPublishVolumeRequest(
             volume_id=csi["volumeHandle"],
@@ -214,10 +215,10 @@ async def test_attaching_makes_an_attachment_of_our_own_and_waits_until_it_is_go
 
         assert dict(first.publish_context)
         assert first == again
-        attachments = (await driver.consumer.get(ATTACHMENTS))["items"]
-        assert [a["spec"]["attacher"] for a in attachments] == [real.name]
-        assert attachments[0]["metadata"]["name"].startswith("csi-liqo-")
-        assert attachments[0]["status"]["attachmentMetadata"] == dict(first.publish_context)
+        (inner,) = await _inner_attachments(driver)
+        assert inner["spec"]["attacher"] == real.name
+        assert inner["metadata"]["name"].startswith("csi-liqo-")
+        assert inner["status"]["attachmentMetadata"] == dict(first.publish_context)
 
         # kube-controller-manager detaches at each start what it knows and no pod wants.
         await driver.rome.restart_component(control_plane.CONTROLLERS)
@@ -228,13 +229,66 @@ async def test_attaching_makes_an_attachment_of_our_own_and_waits_until_it_is_go
             volume_id=csi["volumeHandle"], node_id=NODE
         )
         await stub.ControllerUnpublishVolume(unpublish, timeout=20)
-        assert (await driver.consumer.get(ATTACHMENTS))["items"] == []
+        assert await _inner_attachments(driver) == []
         await stub.ControllerUnpublishVolume(unpublish, timeout=20)
+        await driver.consumer.delete(f"{ATTACHMENTS}/outer", uid=outer["metadata"]["uid"])
 
         await driver.drop("data")
         await driver.volume_gone(volume["metadata"]["name"])
         await _drop_virtual_class(driver, real)
     assert await driver.settled(before) == []
+
+
+async def test_an_attachment_whose_outer_one_was_removed_by_force_is_collected(
+    attaching: fabric.Fabric,
+) -> None:
+    driver = attaching
+    async with (
+        real_driver(driver, "attach.loop.example.com", attach=True) as real,
+        grpc.aio.insecure_channel(f"unix:{driver.socket}") as channel,
+    ):
+        await _make_virtual_class(driver, real)
+        await driver.claim_on("data", NODE, storage_class=f"virtual-{real.name}")
+        _, volume = await driver.bound("data")
+        outer = await _attach_outer(driver, volume)
+        csi = volume["spec"]["csi"]
+        publish = csi_pb2.ControllerPublishVolumeRequest(
+            volume_id=csi["volumeHandle"],
+            node_id=NODE,
+            volume_capability=calls.mounted(),
+            volume_context=csi["volumeAttributes"],
+        )
+        await csi_pb2_grpc.ControllerStub(channel).ControllerPublishVolume(publish, timeout=20)
+        (inner,) = await _inner_attachments(driver)
+
+        await driver.consumer.delete(f"{ATTACHMENTS}/outer", uid=outer["metadata"]["uid"])
+
+        await control_planes.wait_until_gone(
+            driver.consumer, ATTACHMENTS, inner["metadata"]["name"]
+        )
+        await driver.drop("data")
+        await driver.volume_gone(volume["metadata"]["name"])
+        await _drop_virtual_class(driver, real)
+
+
+async def _attach_outer(driver: fabric.Fabric, volume: fabric.Json) -> fabric.Json:
+    """Make the attachment that kube-controller-manager would make of a virtual volume."""
+    attachment = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "VolumeAttachment",
+        "metadata": {"name": "outer"},
+        "spec": {
+            "attacher": driver.name,
+            "nodeName": NODE,
+            "source": {"persistentVolumeName": volume["metadata"]["name"]},
+        },
+    }
+    return await driver.consumer.create(ATTACHMENTS, attachment)
+
+
+async def _inner_attachments(driver: fabric.Fabric) -> list[fabric.Json]:
+    items = (await driver.consumer.get(ATTACHMENTS))["items"]
+    return [item for item in items if item["metadata"]["name"] != "outer"]
 
 
 async def _make_virtual_class(driver: fabric.Fabric, real: Real) -> None:

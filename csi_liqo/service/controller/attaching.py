@@ -30,9 +30,11 @@ class Attaching:
         self,
         consumer: clusters.Consumer,
         attachments: ports.Objects[objects.VolumeAttachment],
+        driver: str,
     ) -> None:
         self._consumer = consumer
         self._attachments = attachments
+        self._driver = driver
         self._in_flight = in_flight.InFlight()
 
     async def attach(
@@ -81,9 +83,12 @@ class Attaching:
         known = self._attachments.get("", name)
         if known is not None:
             return known
-        manifest = forge_attachment(
-            name, volume_id, node_name, real, consumer_id=self._consumer.cluster_id
-        )
+        labels = {
+            names.VOLUME_LABEL: volume_id,
+            names.CONSUMER_LABEL: self._consumer.cluster_id,
+            names.DRIVER_LABEL: self._driver,
+        }
+        manifest = forge_attachment(name, node_name, real, labels)
         try:
             return await self._attachments.create("", manifest)
         except errors.ApiAlreadyExistsError as error:
@@ -163,16 +168,13 @@ def attachment_name(real_volume: str, node_name: str) -> str:
 
 
 def forge_attachment(
-    name: str, volume_id: str, node_name: str, real: source.CsiSource, *, consumer_id: str
+    name: str, node_name: str, real: source.CsiSource, labels: dict[str, str]
 ) -> dict[str, Any]:
-    """Return the manifest of our attachment, indexed by volume and node."""
+    """Return the manifest of our attachment of a real volume to a node."""
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "VolumeAttachment",
-        "metadata": {
-            "name": name,
-            "labels": {names.VOLUME_LABEL: volume_id, names.CONSUMER_LABEL: consumer_id},
-        },
+        "metadata": {"name": name, "labels": labels},
         "spec": {
             "attacher": real.driver,
             "nodeName": node_name,
