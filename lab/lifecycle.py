@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -24,6 +23,7 @@ from lab import (
     image_store,
     images,
     instance,
+    loop_devices,
     mount_points,
     network,
     node,
@@ -210,7 +210,7 @@ async def down(owner: instance.Instance, report: Report) -> None:
         await owner.group.kill()
         report("removing what they left")
         await network.Network(owner).remove()
-        await _detach_loop_devices(owner)
+        await loop_devices.detach(storage.images_of(owner.directory))
         await owner.group.remove()
         await _remove_clusters(owner)
         mount_points.remove_unused(node.MOUNT_POINTS)
@@ -289,14 +289,6 @@ def _remove_folder(folder: pathlib.Path) -> None:
 
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
-
-
-async def _detach_loop_devices(owner: instance.Instance) -> None:
-    losetup = processes.program("losetup")
-    listed = await processes.run(losetup, "--list", "--json", "--output", "NAME,BACK-FILE")
-    for device in json.loads(listed or '{"loopdevices": []}')["loopdevices"]:
-        if pathlib.Path(device["back-file"] or "/").is_relative_to(owner.directory):
-            await processes.run(losetup, "--detach", device["name"])
 
 
 def _require_root() -> None:

@@ -77,6 +77,24 @@ def state_directory(member: cluster.Cluster, kind: str) -> pathlib.Path:
     return member.directory / "loop" / DRIVERS[kind]
 
 
+def images_of(instance: pathlib.Path) -> list[pathlib.Path]:
+    """Return the images of every volume in an instance's folder."""
+    return sorted(instance.glob("*/loop/*/volumes/*.img"))
+
+
+def staged_on(member: cluster.Cluster, node_name: str) -> list[pathlib.Path]:
+    """Return the images that a node has staged; what they have of devices outlives the node.
+
+    A test that ends a node as if its machine were switched off gives them to
+    `loop_devices.detach()`.
+    """
+    return [
+        state / "volumes" / f"{record.stem}.img"
+        for state in (state_directory(member, kind) for kind in NAMESPACES)
+        for record in sorted((state / "staged" / node_name).glob("*.json"))
+    ]
+
+
 async def install(
     member: cluster.Cluster, archives: Sequence[images.Archive], kind: str = PLAIN
 ) -> None:

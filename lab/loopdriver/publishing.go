@@ -216,8 +216,25 @@ func (n *NodeService) at(id, path string) (*Staging, error) {
 		if _, listed := staging.Published[path]; listed && mounted {
 			return staging, nil
 		}
+		// Of a raw block volume kubelet also names a binding of its own.
+		if same, err := n.isDevice(staging, path); same || err != nil {
+			return staging, failed(err)
+		}
 	}
 	return nil, notFound("volume %s is not at %s", id, path)
+}
+
+func (n *NodeService) isDevice(staging *Staging, path string) (bool, error) {
+	var named, own unix.Stat_t
+	if err := unix.Stat(path, &named); err != nil || named.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return false, nil // whatever is there, it is not the volume
+	}
+	device, err := findOwnLoop(n.store.Image(volumesDir, staging.Volume), n.options.NodeName)
+	if err != nil || device == "" {
+		return false, err
+	}
+	err = unix.Stat(device, &own)
+	return named.Rdev == own.Rdev, err
 }
 
 // NodeGetVolumeStats answers bytes and inodes; of a device only its size.

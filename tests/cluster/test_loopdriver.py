@@ -23,7 +23,7 @@ import grpc.aio
 import pytest
 
 from csi_liqo.rpc.pb import csi_pb2
-from lab import binaries, settings
+from lab import binaries, loop_devices, settings
 from tests.cluster import loop_nodes
 from tests.cluster.loop_nodes import MEBIBYTE, Node, capability
 
@@ -194,6 +194,23 @@ def may_grow_mounted_ext4(node: Node) -> bool:
     effective = re.search(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)
     assert effective is not None
     return bool(int(effective[1], 16) >> 24 & 1)
+
+
+async def test_what_a_node_that_ended_had_as_a_device_is_found_by_its_image(node: Node) -> None:
+    wanted = capability("block")
+    volume = await node.create("v", wanted)
+    await node.stage(volume, wanted)
+    target = await node.publish(volume, wanted)
+    node.run("losetup", "--find", target)  # as kubelet does
+    image = node.state / "volumes" / f"{volume.volume_id}.img"
+    await node.process.end(signal.SIGKILL)
+
+    assert len(await loop_devices.detach([image])) == 2
+
+    assert loop_nodes.loops(node.state) == []
+    await node.start()
+    await node.stage(volume, wanted)
+    await node.release(volume)
 
 
 @pytest.mark.parametrize("kind", KINDS)
