@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import grpc
@@ -63,28 +63,28 @@ class Call(Generic[Request, Response]):
         async with self._drivers.connected(driver) as channel:
             stub = csi_pb2_grpc.NodeStub(channel)
             # Asked each time, as kubelet does: an upgraded driver can do more or less.
-            with self._meaning(driver, channel):
+            async with self._meaning(driver, channel):
                 answer = await stub.NodeGetCapabilities(
                     csi_pb2.NodeGetCapabilitiesRequest(), timeout=self._deadline.time_remaining()
                 )
 
             async def send(plan: forwarding.Plan) -> Response:
                 message = planned(self._request, plan)
-                with self._meaning(driver, channel):
+                async with self._meaning(driver, channel):
                     timeout = self._deadline.time_remaining()
                     return await self._method(stub)(message, timeout=timeout)
 
             yield passthrough.RealNode(_abilities(answer), send)
 
-    @contextlib.contextmanager
-    def _meaning(self, driver: str, channel: grpc.aio.Channel) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _meaning(self, driver: str, channel: grpc.aio.Channel) -> AsyncIterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._drivers.forget(driver)
-                if channel.get_state() is not grpc.ChannelConnectivity.READY:
+                if await real_drivers.is_lost(channel):
                     raise self._drivers.absent(driver, f"it went away ({details})") from error
             code: int = error.code().value[0]
             raise errors.RealDriverError(code, details) from error

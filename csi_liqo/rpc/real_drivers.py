@@ -26,6 +26,7 @@ PLUGIN_TYPE: Final = "CSIPlugin"
 ASK_SECONDS: Final = 1.0
 """For GetInfo, as kubelet allows (kubernetes v1.37.2, operation_generator.go:41-101)."""
 CONNECT_SECONDS: Final = 5.0
+NOTICE_SECONDS: Final = 0.2
 
 _OPTIONS: Final[Sequence[tuple[str, int | str]]] = (
     # A new channel must not wait out the delay that an earlier one earned by failing.
@@ -54,8 +55,6 @@ class RealDrivers:
         channel = await self._connect(driver)
         try:
             yield channel
-            if channel.get_state() is not grpc.ChannelConnectivity.READY:
-                self._endpoints.pop(driver, None)
         finally:
             await channel.close()
 
@@ -98,6 +97,17 @@ class RealDrivers:
         if driver not in self._endpoints:
             raise errors.OutcomeUnknownError("it is not registered")
         return self._endpoints[driver]
+
+
+async def is_lost(channel: grpc.aio.Channel) -> bool:
+    """Tell, after UNAVAILABLE, whether the connection broke or the driver itself said so.
+
+    A call learns of the break a moment before its channel does.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(NOTICE_SECONDS):
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+    return channel.get_state() is not grpc.ChannelConnectivity.READY
 
 
 async def _ask(path: str) -> dict[str, str]:
