@@ -134,10 +134,10 @@ class Lab:
     async def replace_pods(self) -> dict[str, str]:
         """Start every cell's pod, ending the one before it; return what each says first."""
         async with asyncio.TaskGroup() as group:
-            said = {cell.name: group.create_task(self._replace_pod(cell)) for cell in CELLS}
+            said = {cell.name: group.create_task(self.replace_pod(cell)) for cell in CELLS}
         return {name: task.result() for name, task in said.items()}
 
-    async def _replace_pod(self, cell: Cell) -> str:
+    async def replace_pod(self, cell: Cell) -> str:
         await self.end_pod(cell)
         await self.consumer.create(PODS, cell.pod())
         await control_planes.wait_until(
@@ -220,6 +220,42 @@ async def test_every_cell_keeps_its_data_through_every_restart_and_leaves_nothin
     await lab.fabric.consumer.kubectl("delete", "--timeout=120s", *claims)
     classes = [f"storageclass/{cell.name}" for cell in CELLS]
     await lab.fabric.consumer.kubectl("delete", *classes)
+    assert await left_behind(lab, before) == []
+
+
+async def test_a_local_volume_made_by_hand_is_mounted_where_it_is(
+    lab: Lab, tmp_path: pathlib.Path
+) -> None:
+    """Two nodes see this folder; the volume's own affinity says that it is on one of them."""
+    cell = Cell("by-hand", attach=False, node="rome-2")
+    made = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "by-hand"},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "static",
+            "local": {"path": str(tmp_path)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [cell.node]}
+            ]}]}},
+        },
+    }  # fmt: skip
+    virtual, claim = cell.objects()
+    virtual["parameters"] = {"localClass": "static"}
+    wanted = yaml.safe_dump_all([made, virtual, claim])
+    before = await lab.snapshot()
+    await lab.fabric.consumer.kubectl("apply", "-f", "-", stdin=wanted)
+
+    assert await lab.replace_pod(cell) == "fresh"
+    assert (tmp_path / "marker").read_text() == f"{cell.name}\n"
+    assert await lab.replace_pod(cell) == f"found {cell.name}"
+
+    await lab.end_pod(cell)
+    await lab.fabric.consumer.kubectl("delete", "-f", "-", stdin=wanted)
+    assert (tmp_path / "marker").exists()
     assert await left_behind(lab, before) == []
 
 
