@@ -52,6 +52,21 @@ async def ensure(
     return links
 
 
+async def ensure_module(pin_set: str, module: str) -> pathlib.Path:
+    """Have the files of a module, in the version of a pin set; return its folder.
+
+    Raises:
+        LabError: the set does not name the module, or it cannot be had.
+    """
+    go = await ensure_go()
+    downloaded = await processes.run(
+        *(go.program, "mod", "download", "-json", module),
+        directory=settings.PINS / pin_set,
+        environment=_environment(),
+    )
+    return pathlib.Path(json.loads(downloaded)["Dir"])
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Go:
     """A Go toolchain that is new enough."""

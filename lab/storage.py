@@ -25,6 +25,7 @@ DRIVERS: Final = {PLAIN: "loop.csi.example.com", ATTACHING: "loop-attach.csi.exa
 _MANIFESTS: Final = settings.MANIFESTS / "loopdriver"
 _STATE: Final = "/var/lib/loopdriver"  # in the manifests
 _IMAGE_ANNOTATION: Final = "lab.csi.liqo.io/image"
+_SNAPSHOT_MODULE: Final = "github.com/kubernetes-csi/external-snapshotter/client/v8"
 _WORKLOADS: Final = ("deployment/controller", "daemonset/node")
 
 
@@ -110,6 +111,7 @@ async def install(
     """
     for node in member.nodes:
         await images.ensure_imported(node, archives)
+    await _install_snapshots(member)
     rendered = await member.kubectl("kustomize", _MANIFESTS / kind)
     objects = list(yaml.safe_load_all(rendered.replace(_STATE, str(member.directory / "loop"))))
     for item in objects:
@@ -127,6 +129,15 @@ async def install(
             pods = await member.kubectl("get", "pods", namespace, "--output=wide")
             text = f"{workload} of the loop driver in {member.name}: {error}\n{pods}"
             raise errors.LabError(text) from error
+
+
+async def _install_snapshots(member: cluster.Cluster) -> None:
+    module = await binaries.ensure_module("sidecars", _SNAPSHOT_MODULE)
+    kinds = sorted((module / "config" / "crd").glob("snapshot.storage.k8s.io_*.yaml"))
+    files = [f"--filename={path}" for path in kinds]
+    await member.kubectl(*cluster.APPLY, *files)
+    await member.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
+    await member.kubectl(*cluster.APPLY, "--kustomize", _MANIFESTS / "snapshots")
 
 
 async def install_everywhere(
