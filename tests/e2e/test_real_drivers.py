@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(1200)
 ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
 PODS: Final = "/api/v1/namespaces/default/pods"
 CLAIMS: Final = "/api/v1/namespaces/default/persistentvolumeclaims"
+VOLUMES: Final = ("persistentvolumeclaim", "persistentvolume", "volumeattachment", "loop device")
 DRIVERS: Final = ("csi.liqo.io", "csi.liqo.io-attach")
 
 FILES: Final = """
@@ -288,7 +289,10 @@ async def left_behind(lab: Lab, before: leaks.Snapshot) -> list[str]:
 
 
 def leftovers(before: leaks.Snapshot, now: leaks.Snapshot) -> list[str]:
-    """What the restarts of the programs themselves brought is no volume's."""
-    lines = leaks.difference(before, now)
+    """What names the driver, and any volume or device at all; the rest is kubelet's own."""
     own = "annotation lab.csi.liqo.io/image"  # on every pod that the lab rolled out
-    return [line for line in lines if line.startswith("+") and own not in line]
+    return [
+        str(entry)
+        for entry in sorted(now.entries - before.entries)
+        if (entry.ours or entry.kind in VOLUMES) and own not in entry.name
+    ]
