@@ -110,9 +110,18 @@ def lend(
     _run(lifecycle.lend(instance.Instance(directory), namespaces))
 
 
+@app.command()
+def storage(directory: Directory = settings.DEFAULT_INSTANCE) -> None:
+    """Install the loop driver, real storage that is CSI itself, in a lab that is up."""
+    progress = Progress()
+    _run(lifecycle.add_storage(instance.Instance(directory), progress))
+    console.print(f"[green]The loop driver runs[/] after {progress.seconds:.1f} s")
+
+
 async def _build(progress: Progress) -> None:
     await requirements.ensure(progress)
-    await binaries.ensure(settings.DEFAULT_INSTANCE / "bin", report=progress)
+    every = (*settings.PIN_SETS, *settings.STORAGE_PIN_SETS)
+    await binaries.ensure(settings.DEFAULT_INSTANCE / "bin", every, report=progress)
 
 
 async def _image(progress: Progress) -> Any:

@@ -1,4 +1,4 @@
-"""Kubernetes, etcd and containerd, built from the Go modules that `lab/pins` names.
+"""Kubernetes, etcd and containerd, built from the Go modules that `lab/pins` names; and our own.
 
 No registry of programs is needed, and every version is pinned with its sums.
 A build takes minutes, so it is kept in a cache between clones, under a key made
@@ -37,7 +37,7 @@ async def ensure(
 
     Args:
         links: folder that gets the links, such as `.lab/bin`.
-        pin_sets: folders of `lab/pins` that are needed.
+        pin_sets: folders of `lab/pins` that are needed, or names of `settings.MODULES`.
         report: called with one line when something slow begins.
 
     Returns:
@@ -50,6 +50,21 @@ async def ensure(
     for pin_set in pin_sets:
         _link_all(links, await _ensure_set(pin_set, go, report))
     return links
+
+
+async def ensure_module(pin_set: str, module: str) -> pathlib.Path:
+    """Have the files of a module, in the version of a pin set; return its folder.
+
+    Raises:
+        LabError: the set does not name the module, or it cannot be had.
+    """
+    go = await ensure_go()
+    downloaded = await processes.run(
+        *(go.program, "mod", "download", "-json", module),
+        directory=settings.PINS / pin_set,
+        environment=_environment(),
+    )
+    return pathlib.Path(json.loads(downloaded)["Dir"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,14 +105,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 async def _ensure_set(pin_set: str, go: Go, report: Report) -> pathlib.Path:
-    source = settings.PINS / pin_set
+    source = settings.MODULES.get(pin_set, settings.PINS / pin_set)
     flags = settings.LINKER_FLAGS.get(pin_set, settings.DEFAULT_LINKER_FLAGS)
+    files = [source / "go.mod", source / "go.sum", *sorted(source.glob("*.go"))]
     key = hashlib.sha256()
-    for part in (
-        go.version,
-        flags,
-        *((source / name).read_text() for name in ("go.mod", "go.sum")),
-    ):
+    for part in (go.version, flags, *(file.read_text() for file in files)):
         key.update(part.encode() + b"\0")
     target = settings.cache_directory() / "binaries" / f"{pin_set}-{key.hexdigest()[:16]}"
     if target.exists():
@@ -117,7 +129,8 @@ async def _build(source: pathlib.Path, go: Go, flags: str, target: pathlib.Path)
             go.program, "mod", "edit", "-json", directory=source, environment=_environment()
         )
     )
-    packages = [tool["Path"] for tool in module["Tool"]]
+    # A set of pins names its programs as tools; a module of ours is a program itself.
+    packages = [tool["Path"] for tool in module["Tool"] or []] or ["."]
     await processes.run(
         *(go.program, "build", "-mod=readonly", "-trimpath", "-buildvcs=false"),
         *("-ldflags", flags, "-o", f"{target}/", *packages),

@@ -59,9 +59,9 @@ async def ensure_small(programs: pathlib.Path) -> list[Archive]:
     provisioner = {"csi-provisioner": (programs / "csi-provisioner").resolve()}
     return [
         # Its only task is to hold a pod's namespaces.
-        await _ensure(settings.PAUSE_IMAGE, busybox, ["/bin/busybox", "sleep", "2147483647"]),
-        await _ensure(settings.BUSYBOX_IMAGE, busybox, [], command=["sh"], applets=True),
-        await _ensure(settings.PROVISIONER_IMAGE, provisioner, ["/csi-provisioner"]),
+        await ensure(settings.PAUSE_IMAGE, busybox, ["/bin/busybox", "sleep", "2147483647"]),
+        await ensure(settings.BUSYBOX_IMAGE, busybox, [], command=["sh"], applets=True),
+        await ensure(settings.PROVISIONER_IMAGE, provisioner, ["/csi-provisioner"]),
     ]
 
 
@@ -71,13 +71,15 @@ async def ensure_imported(runtime: Runtime, archives: Sequence[Archive]) -> None
     Raises:
         LabError: containerd refuses one.
     """
-    imported = _read_imported(runtime.directory)
+    imported = read_imported(runtime.directory)
     missing = [archive for archive in archives if archive not in imported]
     for archive in missing:
         # NB: "--local" is the way of importing that needs no further containerd plugin.
         await runtime.ctr("images", "import", "--local", archive.path)
     if missing:
-        write_imported(runtime.directory, archives)
+        replaced = {archive.reference for archive in archives}
+        kept = [archive for archive in imported if archive.reference not in replaced]
+        write_imported(runtime.directory, [*kept, *archives])
 
 
 def write_imported(directory: pathlib.Path, archives: Sequence[Archive]) -> None:
@@ -86,7 +88,8 @@ def write_imported(directory: pathlib.Path, archives: Sequence[Archive]) -> None
     (directory / _IMPORTED).write_text(json.dumps(listed))
 
 
-def _read_imported(directory: pathlib.Path) -> list[Archive]:
+def read_imported(directory: pathlib.Path) -> list[Archive]:
+    """Return which images a node has, as its folder says."""
     try:
         listed = json.loads((directory / _IMPORTED).read_text())
     except FileNotFoundError:
@@ -95,7 +98,7 @@ def _read_imported(directory: pathlib.Path) -> list[Archive]:
     return [Archive(item["reference"], pathlib.Path(item["path"])) for item in listed]
 
 
-async def _ensure(
+async def ensure(
     reference: str,
     files: Mapping[str, pathlib.Path],
     entrypoint: Sequence[str],
@@ -103,6 +106,15 @@ async def _ensure(
     command: Sequence[str] = (),
     applets: bool = False,
 ) -> Archive:
+    """Have an image of one layer.
+
+    Args:
+        reference: its name.
+        files: path in the image, without the leading slash -> the file it is a copy of.
+        entrypoint: what a container of it starts.
+        command: the arguments of that.
+        applets: whether busybox, which is among the files, gets links for its commands.
+    """
     key = hashlib.sha256(repr((reference, entrypoint, command, applets, _FORMAT)).encode())
     for path in files.values():
         status = path.stat()

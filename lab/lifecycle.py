@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -24,6 +23,7 @@ from lab import (
     image_store,
     images,
     instance,
+    loop_devices,
     mount_points,
     network,
     node,
@@ -31,6 +31,7 @@ from lab import (
     processes,
     requirements,
     settings,
+    storage,
 )
 
 Report = Callable[[str], None]
@@ -123,6 +124,21 @@ async def lend(owner: instance.Instance, namespaces: Sequence[str]) -> None:
     await describe(owner, octet).peering.lend(namespaces)
 
 
+async def add_storage(owner: instance.Instance, report: Report) -> None:
+    """Have the loop driver, as real storage that is CSI itself, in every cluster of a running lab.
+
+    Raises:
+        LabError: the lab is down, or the driver does not become ready.
+    """
+    _require_root()
+    octet = owner.recorded_octet
+    if octet is None:
+        raise errors.LabError(f"no lab runs in {owner.directory}")
+
+    fabric = describe(owner, octet)
+    await storage.install_everywhere((fabric.consumer, fabric.provider), owner.binaries, report)
+
+
 async def _prepare(
     owner: instance.Instance, report: Report, *, driver: bool
 ) -> list[images.Archive]:
@@ -194,7 +210,7 @@ async def down(owner: instance.Instance, report: Report) -> None:
         await owner.group.kill()
         report("removing what they left")
         await network.Network(owner).remove()
-        await _detach_loop_devices(owner)
+        await loop_devices.detach(storage.images_of(owner.directory))
         await owner.group.remove()
         await _remove_clusters(owner)
         mount_points.remove_unused(node.MOUNT_POINTS)
@@ -273,14 +289,6 @@ def _remove_folder(folder: pathlib.Path) -> None:
 
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
-
-
-async def _detach_loop_devices(owner: instance.Instance) -> None:
-    losetup = processes.program("losetup")
-    listed = await processes.run(losetup, "--list", "--json", "--output", "NAME,BACK-FILE")
-    for device in json.loads(listed or '{"loopdevices": []}')["loopdevices"]:
-        if pathlib.Path(device["back-file"] or "/").is_relative_to(owner.directory):
-            await processes.run(losetup, "--detach", device["name"])
 
 
 def _require_root() -> None:

@@ -56,6 +56,10 @@ GO_VERSION: Final = (1, 26, 6)
 
 KUBERNETES_VERSION: Final = "v1.37.2"
 PIN_SETS: Final = ("etcd", "kubernetes", "containerd", "provisioner", "sanity")
+# What real storage that is itself CSI needs: a driver, and the sidecars beside csi-provisioner.
+STORAGE_PIN_SETS: Final = ("loopdriver", "sidecars")
+# Sets of programs that are Go modules of this repository; all others are in PINS.
+MODULES: Final = {"loopdriver": REPOSITORY / "lab" / "loopdriver"}
 _VERSION_PACKAGE: Final = "k8s.io/component-base/version"
 LINKER_FLAGS: Final[Mapping[str, str]] = {
     "kubernetes": (
@@ -121,6 +125,14 @@ SUBNET_LOCK: Final = pathlib.Path("/run/lock/csi-liqo-lab-subnets")
 PAUSE_IMAGE: Final = "docker.io/local/pause:1"
 BUSYBOX_IMAGE: Final = "docker.io/library/busybox:1.35"
 PROVISIONER_IMAGE: Final = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0"
+ATTACHER_IMAGE: Final = "registry.k8s.io/sig-storage/csi-attacher:v4.13.0"
+RESIZER_IMAGE: Final = "registry.k8s.io/sig-storage/csi-resizer:v2.3.0"
+SNAPSHOTTER_IMAGE: Final = "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0"
+SNAPSHOT_CONTROLLER_IMAGE: Final = "registry.k8s.io/sig-storage/snapshot-controller:v8.7.0"
+LOOP_DRIVER_IMAGE: Final = "docker.io/local/loopdriver:1"
+# What the loop driver starts, and one of them reads.
+LOOP_DRIVER_PROGRAMS: Final = ("mkfs.ext4", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_growfs")
+LOOP_DRIVER_FILES: Final = ("/etc/mke2fs.conf",)
 DRIVER_IMAGE: Final = "ghcr.io/csi-liqo/csi-liqo:v0.1.0"
 # As Go and the image format name it.
 ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(

@@ -7,19 +7,27 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import csi_liqo
 from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.kube import api, collection, connection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
+from csi_liqo.reconcilers import attachments as attachment_reconciler
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
 from csi_liqo.reconcilers import twins as twin_reconciler
 from csi_liqo.rpc import controller as rpc_controller
 from csi_liqo.rpc import identity, interceptors, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
-from csi_liqo.service.controller import clusters, description, negotiation, places, volumes
+from csi_liqo.service.controller import (
+    attaching,
+    clusters,
+    description,
+    negotiation,
+    places,
+    volumes,
+)
 from csi_liqo.service.controller import twins as twin_service
 
 logger = logging.getLogger(__name__)
@@ -57,7 +65,10 @@ class Controller:
         self._csi_drivers = collection.Collection(calls, watches, resources.CSI_DRIVERS)
         self._remote_clusters = collection.Collection(calls, watches, resources.REMOTE_CLUSTERS)
         self._filled = False
-        self._local = (
+        self._attachments = collection.Collection(
+            calls, watches, resources.ATTACHMENTS, indexes=indexes.ATTACHMENTS
+        )
+        self._local: tuple[collection.Collection[Any], ...] = (
             self._claims,
             self._volumes,
             self._classes,
@@ -66,6 +77,8 @@ class Controller:
             self._csi_drivers,
             self._remote_clusters,
         )
+        if settings.attach:
+            self._local = (*self._local, self._attachments)
         consumer = clusters.Consumer(
             cluster_id=settings.cluster_id,
             claims=self._claims,
@@ -91,9 +104,16 @@ class Controller:
             consumer,
             everywhere,
             places.Places(
-                consumer, everywhere, driver=driver, twins_namespace=settings.twins_namespace
+                consumer,
+                everywhere,
+                driver=driver,
+                twins_namespace=settings.twins_namespace,
+                attaches=settings.attach,
             ),
             made,
+        )
+        self.attaching = (
+            attaching.Attaching(consumer, self._attachments, driver) if settings.attach else None
         )
         self._node_runner = runner.Runner(
             "virtual-nodes",
@@ -106,6 +126,10 @@ class Controller:
             twin_reconciler.OrphanTwins(
                 consumer, everywhere, made, settings.orphan_grace_seconds
             ).reconcile,
+        )
+        self._attachment_runner = runner.Runner(
+            "orphan-attachments",
+            attachment_reconciler.OrphanAttachments(consumer, self._attachments, driver).reconcile,
         )
         self._status_runner = runner.Runner(
             "remote-clusters",
@@ -138,7 +162,12 @@ class Controller:
             self._filled = True
             self._listen()
             group.create_task(self._providers.run(), name="providers")
-            for running in (self._node_runner, self._orphan_runner, self._status_runner):
+            for running in (
+                self._node_runner,
+                self._orphan_runner,
+                self._attachment_runner,
+                self._status_runner,
+            ):
                 group.create_task(running.run(), name="reconciler")
 
     def _refuse_another_id(self) -> None:
@@ -181,6 +210,16 @@ class Controller:
             if remote is not None:
                 self._status_runner.add(("", remote.name))
 
+        def attachment_changed(
+            before: objects.VolumeAttachment | None, after: objects.VolumeAttachment | None
+        ) -> None:
+            known = after or before
+            assert known is not None
+            for attachment in self._attachments.all() if after is None else (known,):
+                if attachment.spec.node_name == known.spec.node_name:
+                    self._attachment_runner.add(("", attachment.name))
+
+        self._attachments.store.listen(attachment_changed)
         self._nodes.store.listen(node_changed)
         self._csi_nodes.store.listen(csi_node_changed)
         self._remote_clusters.store.listen(remote_changed)
@@ -235,7 +274,7 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
             ),
             functools.partial(
                 csi_pb2_grpc.add_ControllerServicer_to_server,
-                rpc_controller.ControllerServicer(controller.use_cases),
+                rpc_controller.ControllerServicer(controller.use_cases, controller.attaching),
             ),
         ]
         counted = metrics.Metrics()

@@ -15,9 +15,9 @@ import logging
 import csi_liqo
 from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.host import journal as journal_files
-from csi_liqo.host import machine
+from csi_liqo.host import machine, plugin_sockets
 from csi_liqo.model import settings, topology
-from csi_liqo.rpc import identity, interceptors, node, registration, server
+from csi_liqo.rpc import identity, interceptors, node, real_drivers, registration, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc, pluginregistration_pb2_grpc
 from csi_liqo.service.node import journal, volumes
 
@@ -87,6 +87,9 @@ def _services(
     )
     serves = node.NodeServicer(
         use_cases,
+        real_drivers.RealDrivers(
+            plugin_sockets.PluginSockets(wanted.kubelet_dir), node_name=wanted.node_name
+        ),
         node_name=wanted.node_name,
         segment=topology.node_segment(wanted.cluster_id, wanted.node_name),
     )

@@ -75,6 +75,13 @@ def controller(
         pathlib.Path | None,
         typer.Option(envvar=_env("kubeconfig"), help="Instead of the pod's own service account."),
     ] = None,
+    attach: Annotated[
+        bool,
+        typer.Option(
+            envvar=_env("attach"),
+            help="Attach real volumes; as attachRequired of this driver's CSIDriver.",
+        ),
+    ] = False,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -93,6 +100,7 @@ def controller(
         driver_name=driver_name,
         twins_namespace=twins_namespace,
         kubeconfig=kubeconfig,
+        attach=attach,
         orphan_grace_seconds=orphan_grace_seconds,
         health_address=health_address,
         metrics_address=metrics_address,

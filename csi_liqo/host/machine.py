@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from csi_liqo.host import devices, mountinfo, paths, syscalls
+from csi_liqo.host import devices, folders, mountinfo, ownership, paths, syscalls
 from csi_liqo.model import errors
 from csi_liqo.service.node import ports, requests
 
@@ -142,6 +142,18 @@ class Machine:
             for mount in found:
                 syscalls.unmount(mount.point)
         raise errors.OutcomeUnknownError(f"something mounts at {path} again and again")
+
+    def ensure_folder(self, path: str) -> None:
+        folders.ensure(self._kubelet_dir, path)
+
+    def remove_folder(self, path: str, *, levels: int) -> None:
+        folders.remove(self._kubelet_dir, path, levels=levels)
+
+    def give(self, path: str, group: int, progress: ports.Progress) -> None:
+        with paths.below(self._kubelet_dir, path) as root:
+            if root is None:
+                raise FileNotFoundError(path)
+            ownership.give(root, group, progress)
 
     def remove_target(self, path: str) -> None:
         with self._parent(path) as (parent, name):

@@ -7,7 +7,7 @@ from typing import Final
 
 from csi_liqo.kube import store
 from csi_liqo.model import names, objects
-from csi_liqo.service.controller import clusters
+from csi_liqo.service.controller import attaching, clusters
 
 
 def _by_volume(claim: objects.Claim) -> Iterable[str]:
@@ -31,6 +31,16 @@ def _by_node_key(node: objects.Node) -> Iterable[str]:
 CLAIMS: Final[Mapping[str, store.Index[objects.Claim]]] = {clusters.BY_VOLUME: _by_volume}
 
 NODES: Final[Mapping[str, store.Index[objects.Node]]] = {clusters.BY_NODE_KEY: _by_node_key}
+
+
+def _by_attached(attachment: objects.VolumeAttachment) -> Iterable[str]:
+    volume_id = attachment.metadata.labels.get(names.VOLUME_LABEL)
+    return (volume_id,) if volume_id else ()
+
+
+ATTACHMENTS: Final[Mapping[str, store.Index[objects.VolumeAttachment]]] = {
+    attaching.BY_VOLUME: _by_attached
+}
 
 REMOTE_VOLUMES: Final[Mapping[str, store.Index[objects.PersistentVolume]]] = {
     clusters.BY_CLAIM_UID: _by_claim_uid

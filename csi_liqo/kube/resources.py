@@ -38,6 +38,9 @@ EVENTS: Final = Resource("/api/v1", "events", objects.Event, namespaced=True)
 CLASSES: Final = Resource("/apis/storage.k8s.io/v1", "storageclasses", objects.StorageClass)
 CSI_NODES: Final = Resource("/apis/storage.k8s.io/v1", "csinodes", objects.CsiNode)
 CSI_DRIVERS: Final = Resource("/apis/storage.k8s.io/v1", "csidrivers", objects.CsiDriver)
+ATTACHMENTS: Final = Resource(
+    "/apis/storage.k8s.io/v1", "volumeattachments", objects.VolumeAttachment
+)
 REMOTE_CLUSTERS: Final = Resource(
     f"/apis/{names.GROUP}/v1alpha1", "remoteclusters", objects.RemoteCluster
 )

@@ -19,6 +19,7 @@ ORPHAN_GRACE_SECONDS: Final = 300.0
 class ControllerSettings:
     """Settings of the controller.
 
+    ``attach``: whether real volumes are attached; as the CSIDriver's ``attachRequired``.
     ``kubeconfig`` None means this pod's service account. ``namespace`` is the driver's own,
     ``twins_namespace`` where local twins live. ``orphan_grace_seconds``: how long a twin
     that was never handed over is left alone.
@@ -29,6 +30,7 @@ class ControllerSettings:
     driver_name: str = names.DEFAULT_DRIVER
     twins_namespace: str = names.DEFAULT_TWINS_NAMESPACE
     kubeconfig: pathlib.Path | None = None
+    attach: bool = False
     orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS
     health_address: str = ":9809"
     metrics_address: str = ":9808"

@@ -21,6 +21,8 @@ VOLUME_LABEL: Final = f"{GROUP}/volume"
 """On a twin: the volume's id. An index only: a tenant could forge it."""
 CONSUMER_LABEL: Final = f"{GROUP}/consumer"
 """On everything this driver makes: the consumer's cluster id."""
+DRIVER_LABEL: Final = f"{GROUP}/driver"
+"""On a VolumeAttachment of ours: the driver name of the installation that made it."""
 OFFERED_LABEL: Final = f"{GROUP}/offered"
 """On a provider's StorageClass: ``true`` offers it to consumers."""
 

@@ -161,6 +161,7 @@ class CsiSource(Struct, frozen=True):
     driver: str = ""
     volume_handle: str = ""
     fs_type: str = ""
+    read_only: bool = False
     volume_attributes: dict[str, str] = {}
 
 
@@ -253,8 +254,53 @@ class CsiNode(Object, frozen=True):
         return self.spec.drivers or ()
 
 
+class TokenRequest(Struct, frozen=True):
+    audience: str = ""
+
+
+class CsiDriverSpec(Struct, frozen=True):
+    """How Kubernetes treats a driver's volumes. An absent ``attachRequired`` is true."""
+
+    attach_required: bool = True
+    pod_info_on_mount: bool = False
+    fs_group_policy: str = "ReadWriteOnceWithFSType"
+    requires_republish: bool = False
+    token_requests: tuple[TokenRequest, ...] = ()
+
+
 class CsiDriver(Object, frozen=True):
     """A CSIDriver: its existence says that a provisioner's volumes are CSI volumes."""
+
+    spec: CsiDriverSpec = CsiDriverSpec()
+
+
+class AttachmentSource(Struct, frozen=True):
+    persistent_volume_name: str = ""
+
+
+class AttachmentSpec(Struct, frozen=True):
+    attacher: str = ""
+    node_name: str = ""
+    source: AttachmentSource = AttachmentSource()
+
+
+class AttachmentError(Struct, frozen=True):
+    message: str = ""
+    error_code: int | None = None
+
+
+class AttachmentStatus(Struct, frozen=True):
+    attached: bool = False
+    attachment_metadata: dict[str, str] = {}
+    attach_error: AttachmentError | None = None
+    detach_error: AttachmentError | None = None
+
+
+class VolumeAttachment(Object, frozen=True):
+    """A wish that a volume be attached to a node, and what came of it."""
+
+    spec: AttachmentSpec = AttachmentSpec()
+    status: AttachmentStatus = AttachmentStatus()
 
 
 class Secret(Object, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from csi_liqo.model import volumes
@@ -47,12 +47,33 @@ class Volumes(Protocol):
         """Return why the volume cannot be used so; empty when it can."""
 
 
-class ControllerServicer(csi_pb2_grpc.ControllerServicer):
-    """Serves Controller; what is not advertised answers UNIMPLEMENTED."""
+class Attaching(Protocol):
+    """What the use cases of attaching offer; each raises ``model.errors``."""
 
-    def __init__(self, service: Volumes, capabilities: Sequence[RpcType] = CAPABILITIES) -> None:
+    async def attach(
+        self,
+        volume_id: str,
+        node_name: str,
+        context: dict[str, str],
+        deadline_seconds: float | None,
+    ) -> dict[str, str]:
+        """Return what the real driver's attachment tells its node plugin."""
+
+    async def detach(self, volume_id: str, node_name: str, deadline_seconds: float | None) -> None:
+        """Return once the volume is attached to that node, or to none at all, no more."""
+
+
+class ControllerServicer(csi_pb2_grpc.ControllerServicer):
+    """Serves Controller; what is not advertised answers UNIMPLEMENTED.
+
+    ``attaching`` None: an installation whose real volumes are never attached.
+    """
+
+    def __init__(self, service: Volumes, attaching: Attaching | None = None) -> None:
         self._volumes = service
-        self._capabilities = tuple(capabilities)
+        self._attaching = attaching
+        publishing = (csi_pb2.ControllerServiceCapability.RPC.PUBLISH_UNPUBLISH_VOLUME,)
+        self._capabilities = CAPABILITIES + (publishing if attaching is not None else ())
 
     async def CreateVolume(
         self, request: csi_pb2.CreateVolumeRequest, context: Timed
@@ -67,6 +88,27 @@ class ControllerServicer(csi_pb2_grpc.ControllerServicer):
         volume_id = convert.identifier(request.volume_id, "volume_id")
         await self._volumes.delete(volume_id, context.time_remaining())
         return csi_pb2.DeleteVolumeResponse()
+
+    async def ControllerPublishVolume(
+        self, request: csi_pb2.ControllerPublishVolumeRequest, context: Timed
+    ) -> csi_pb2.ControllerPublishVolumeResponse:
+        if self._attaching is None:
+            raise NotImplementedError("this installation does not attach")
+        volume_id = convert.identifier(request.volume_id, "volume_id")
+        node_id = convert.identifier(request.node_id, "node_id")
+        convert.capability(request.volume_capability)
+        told = convert.entries(request.volume_context, "volume_context")
+        published = await self._attaching.attach(volume_id, node_id, told, context.time_remaining())
+        return csi_pb2.ControllerPublishVolumeResponse(publish_context=published)
+
+    async def ControllerUnpublishVolume(
+        self, request: csi_pb2.ControllerUnpublishVolumeRequest, context: Timed
+    ) -> csi_pb2.ControllerUnpublishVolumeResponse:
+        if self._attaching is None:
+            raise NotImplementedError("this installation does not attach")
+        volume_id = convert.identifier(request.volume_id, "volume_id")
+        await self._attaching.detach(volume_id, request.node_id, context.time_remaining())
+        return csi_pb2.ControllerUnpublishVolumeResponse()
 
     async def ValidateVolumeCapabilities(
         self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, context: object

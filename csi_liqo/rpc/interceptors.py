@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from csi_liqo.model import errors
 from csi_liqo.rpc import redaction, status
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class CallIdFilter(logging.Filter):
 class ErrorsToStatus(grpc.aio.ServerInterceptor):
     """Answer every failure with the status of its kind; log each call once.
 
-    The text of INTERNAL stays in the log: nobody wrote it for a caller to read.
+    The text of INTERNAL stays in the log: nobody wrote it for a caller to read. Unless a
+    real driver did, whose answers are passed on as they are.
     """
 
     def __init__(self, observe: Observer | None = None) -> None:
@@ -93,7 +95,7 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
 
     def _answer(self, method: str, error: Exception) -> tuple[grpc.StatusCode, str]:
         code = status.status_of(error)
-        if code is grpc.StatusCode.INTERNAL:
+        if code is grpc.StatusCode.INTERNAL and not isinstance(error, errors.RealDriverError):
             logger.error("%s failed on a defect", method, exc_info=error)
             return code, f"a defect of the driver: its log has the reason under {call_id.get()}"
         # CSI: a failure's message is never empty.

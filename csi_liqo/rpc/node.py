@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from csi_liqo.model import errors
-from csi_liqo.rpc import convert
+from csi_liqo.model import errors, volumes
+from csi_liqo.rpc import convert, passthrough, real_drivers
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 from csi_liqo.service.node import requests
+from csi_liqo.service.node.passthrough import Call
+
+T = TypeVar("T")
 
 CAPABILITIES: Final = (
     csi_pb2.NodeServiceCapability.RPC.STAGE_UNSTAGE_VOLUME,
     csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS,
+    csi_pb2.NodeServiceCapability.RPC.EXPAND_VOLUME,
+    # kubelet then leaves fsGroup to this driver, which has each real driver's own policy
+    # for it (kubernetes v1.37.2, csi_mounter.go:251-261).
+    csi_pb2.NodeServiceCapability.RPC.VOLUME_MOUNT_GROUP,
     # As the controller's: kubelet names ReadWriteOncePod apart only when both have it
     # (kubernetes v1.37.2, csi_client.go:518-547).
     csi_pb2.NodeServiceCapability.RPC.SINGLE_NODE_MULTI_WRITER,
@@ -22,15 +29,19 @@ CAPABILITIES: Final = (
 class Volumes(Protocol):
     """What the use cases offer; each raises ``model.errors``, each may be repeated."""
 
-    async def stage(self, request: requests.StageRequest) -> None: ...
+    async def stage(self, request: requests.StageRequest, call: Call[object]) -> None: ...
 
-    async def unstage(self, volume_id: str, staging_path: str) -> None: ...
+    async def unstage(self, volume_id: str, staging_path: str, call: Call[object]) -> None: ...
 
-    async def publish(self, request: requests.PublishRequest) -> None: ...
+    async def publish(self, request: requests.PublishRequest, call: Call[object]) -> None: ...
 
-    async def unpublish(self, volume_id: str, target_path: str) -> None: ...
+    async def unpublish(self, volume_id: str, target_path: str, call: Call[object]) -> None: ...
 
-    async def usage(self, volume_id: str, path: str) -> requests.Usage: ...
+    async def usage(self, volume_id: str, path: str, call: Call[T]) -> requests.Usage | T: ...
+
+    async def expand(
+        self, volume_id: str, capability: volumes.VolumeCapability | None, call: Call[T]
+    ) -> T | None: ...
 
 
 class NodeServicer(csi_pb2_grpc.NodeServicer):
@@ -39,36 +50,53 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
     ``segment`` is this node's topology, which must never change while it has volumes.
     """
 
-    def __init__(self, service: Volumes, *, node_name: str, segment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        service: Volumes,
+        drivers: real_drivers.RealDrivers,
+        *,
+        node_name: str,
+        segment: Mapping[str, str],
+    ) -> None:
         self._volumes = service
+        self._drivers = drivers
         self._node_name = node_name
         self._segment = dict(segment)
 
     async def NodeStageVolume(
-        self, request: csi_pb2.NodeStageVolumeRequest, context: object
+        self, request: csi_pb2.NodeStageVolumeRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodeStageVolumeResponse:
+        call = passthrough.Call(self._drivers, lambda real: real.NodeStageVolume, request, context)
         await self._volumes.stage(
             requests.StageRequest(
                 volume_id=convert.identifier(request.volume_id, "volume_id"),
                 staging_path=_path(request.staging_target_path, "staging_target_path"),
                 capability=convert.capability(request.volume_capability),
                 context=dict(request.volume_context),
-            )
+            ),
+            call,
         )
         return csi_pb2.NodeStageVolumeResponse()
 
     async def NodeUnstageVolume(
-        self, request: csi_pb2.NodeUnstageVolumeRequest, context: object
+        self, request: csi_pb2.NodeUnstageVolumeRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodeUnstageVolumeResponse:
+        call = passthrough.Call(
+            self._drivers, lambda real: real.NodeUnstageVolume, request, context
+        )
         await self._volumes.unstage(
             convert.identifier(request.volume_id, "volume_id"),
             _path(request.staging_target_path, "staging_target_path"),
+            call,
         )
         return csi_pb2.NodeUnstageVolumeResponse()
 
     async def NodePublishVolume(
-        self, request: csi_pb2.NodePublishVolumeRequest, context: object
+        self, request: csi_pb2.NodePublishVolumeRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodePublishVolumeResponse:
+        call = passthrough.Call(
+            self._drivers, lambda real: real.NodePublishVolume, request, context
+        )
         await self._volumes.publish(
             requests.PublishRequest(
                 volume_id=convert.identifier(request.volume_id, "volume_id"),
@@ -78,27 +106,52 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
                 capability=convert.capability(request.volume_capability),
                 read_only=request.readonly,
                 context=dict(request.volume_context),
-            )
+            ),
+            call,
         )
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(
-        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: object
+        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        call = passthrough.Call(
+            self._drivers, lambda real: real.NodeUnpublishVolume, request, context
+        )
         await self._volumes.unpublish(
             convert.identifier(request.volume_id, "volume_id"),
             _path(request.target_path, "target_path"),
+            call,
         )
         return csi_pb2.NodeUnpublishVolumeResponse()
 
     async def NodeGetVolumeStats(
-        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: object
+        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
+        call = passthrough.Call(
+            self._drivers, lambda real: real.NodeGetVolumeStats, request, context
+        )
         usage = await self._volumes.usage(
             convert.identifier(request.volume_id, "volume_id"),
             _path(request.volume_path, "volume_path"),
+            call,
         )
+        if isinstance(usage, csi_pb2.NodeGetVolumeStatsResponse):
+            return usage
         return csi_pb2.NodeGetVolumeStatsResponse(usage=_usages(usage))
+
+    async def NodeExpandVolume(
+        self, request: csi_pb2.NodeExpandVolumeRequest, context: passthrough.Deadline
+    ) -> csi_pb2.NodeExpandVolumeResponse:
+        _path(request.volume_path, "volume_path")
+        has_capability = request.HasField("volume_capability")
+        call = passthrough.Call(self._drivers, lambda real: real.NodeExpandVolume, request, context)
+        answer = await self._volumes.expand(
+            convert.identifier(request.volume_id, "volume_id"),
+            convert.capability(request.volume_capability) if has_capability else None,
+            call,
+        )
+        size = request.capacity_range.required_bytes
+        return answer or csi_pb2.NodeExpandVolumeResponse(capacity_bytes=size)
 
     async def NodeGetCapabilities(
         self, request: csi_pb2.NodeGetCapabilitiesRequest, context: object

@@ -90,6 +90,18 @@ def _make_ready(rome: control_plane.ControlPlane, name: str) -> None:
     kubectl(rome, "patch", "node", name, "--subresource=status", f"--patch={patch}")
 
 
+def _install_attaching(rome: control_plane.ControlPlane, name: str) -> None:
+    """Install the other mode of the driver, and enter it for the real nodes as kubelet would."""
+    kubectl(rome, "apply", "-k", str(ROOT / "deploy/attach"))
+    for node_name in ("rome-1", "rome-2"):
+        known = json.loads(kubectl(rome, "get", "csinode", node_name, "--output=json"))
+        drivers = [entry for entry in known["spec"]["drivers"] if entry["name"] != name]
+        keys = [CLUSTER_KEY, NODE_KEY]
+        drivers.append({"name": name, "nodeID": node_name, "topologyKeys": keys})
+        patch = json.dumps({"spec": {"drivers": drivers}})
+        kubectl(rome, "patch", "csinode", node_name, "--type=merge", f"--patch={patch}")
+
+
 def prepare_provider(milan: control_plane.ControlPlane) -> None:
     """Make real classes, offer them, and grant a consumer what deploy/provider has."""
     kubectl(milan, "apply", "-k", str(ROOT / "deploy/provider"))
@@ -260,6 +272,7 @@ class Fabric:
     controller: Process
     provisioner: Process
     socket: pathlib.Path
+    name: str
 
     @property
     def claims(self) -> str:
@@ -430,6 +443,7 @@ async def running(
     consumer_kubeconfig: pathlib.Path | None = None,
     provider_kubeconfig: str = "",
     orphan_grace_seconds: float = 300,
+    attach: bool = False,
     change: Callable[[Json], None] = lambda remote: None,
 ) -> AsyncIterator[Fabric]:
     """Run controller and sidecar against two prepared clusters, for one test.
@@ -445,13 +459,17 @@ async def running(
     change(remote)
     kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([kubeconfig_secret(text), remote]))
     socket = directory / "csi.sock"
-    kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(CONTROLLER_USER)
-    arguments = controller_command(
-        socket, kubeconfig, f"--orphan-grace-seconds={orphan_grace_seconds}"
-    )
+    user, name = CONTROLLER_USER, "csi.liqo.io"
+    more = [f"--orphan-grace-seconds={orphan_grace_seconds}"]
+    if attach:
+        user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
+        more += ["--attach", f"--driver-name={name}"]
+        _install_attaching(rome, name)
+    kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
+    arguments = controller_command(socket, kubeconfig, *more)
     controller = Process(arguments, directory / "controller.log")
     sidecar = Process(
-        provisioner_command(socket, rome.kubeconfig_for(CONTROLLER_USER)),
+        provisioner_command(socket, rome.kubeconfig_for(user)),
         directory / "csi-provisioner.log",
         NAMESPACE="csi-liqo",
     )
@@ -461,7 +479,7 @@ async def running(
     ):
         fabric = Fabric(
             *(rome, milan, consumer, provider, namespace, remote_namespace),
-            *(directory, controller, sidecar, socket),
+            *(directory, controller, sidecar, socket, name),
         )
         await controller.start()
         await sidecar.start()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import grpc.aio
 import pytest
 
-from tests.host import kubelet_calls, node_box
+from tests.host import kubelet_calls, node_box, real_driver
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +36,15 @@ async def node(shared_box: node_box.Box) -> AsyncIterator[kubelet_calls.Kubelet]
     """What kubelet asks of the shared node."""
     async with grpc.aio.insecure_channel(f"unix:{shared_box.driver}/csi.sock") as channel:
         yield kubelet_calls.Kubelet(shared_box, channel)
+
+
+@pytest.fixture
+def real(box: node_box.Box) -> Iterator[real_driver.LoopDriver]:
+    """A real driver beside the node program of this test alone; the test starts both."""
+    driver = real_driver.LoopDriver(box)
+    try:
+        yield driver
+    finally:
+        driver.stop()
+        box.unmount_all()
+        driver.detach()

@@ -1,7 +1,7 @@
 """The node's use cases, each call in a process that kills itself at a chosen step.
 
-A step is a call on the machine or the journal's files; the process dies by
-SIGKILL before or after the nth, as a container does that is out of memory. The
+A step is a call on the machine, the journal's files or a real driver's socket; the
+process dies by SIGKILL before or after the nth, as a container does that is out of memory. The
 real adapters do the work, nothing is imitated. Orders come on standard input, one
 a line; each is carried out by a forked process, which is what makes a thousand of
 them cheap, and answered by its number of steps, or by -1 when it died.
@@ -10,21 +10,23 @@ them cheap, and answered by its number of steps, or by -1 when it died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
+import grpc.aio
 import msgspec
 
 from csi_liqo.host import journal as journal_files
-from csi_liqo.host import machine
-from csi_liqo.model import source, volumes
-from csi_liqo.service.node import journal, ports, requests
-from csi_liqo.service.node import volumes as use_cases
+from csi_liqo.host import machine, plugin_sockets
+from csi_liqo.rpc import node, real_drivers
+from csi_liqo.rpc.pb import csi_pb2
+from csi_liqo.service.node import journal, ports, volumes
 
 FAILED = 255
 
@@ -73,52 +75,90 @@ class Steps:
         return Counted()
 
 
-async def run(order: Order, node: use_cases.Volumes) -> None:
-    mode = source.VolumeMode.BLOCK if order.block else source.VolumeMode.FILESYSTEM
-    capability = volumes.VolumeCapability(
-        access_mode=volumes.AccessMode.SINGLE_NODE_WRITER, volume_mode=mode
+class CountedDrivers(real_drivers.RealDrivers):
+    """Counts the end of each use of a real driver."""
+
+    steps: Steps
+
+    @contextlib.asynccontextmanager
+    async def connected(self, driver: str) -> AsyncIterator[grpc.aio.Channel]:
+        async with super().connected(driver) as channel:
+            yield channel
+        self.steps.around(self).done()
+
+    def done(self) -> None:
+        """Mark a step."""
+
+
+class NoDeadline:
+    def time_remaining(self) -> None:
+        return None
+
+
+async def run(order: Order, serves: node.NodeServicer) -> None:
+    capability = csi_pb2.VolumeCapability(
+        access_mode=csi_pb2.VolumeCapability.AccessMode(mode="SINGLE_NODE_WRITER")
     )
+    if order.block:
+        capability.block.SetInParent()
+    else:
+        capability.mount.SetInParent()
+    context = NoDeadline()
     match order.verb:
         case "stage":
-            await node.stage(
-                requests.StageRequest(
+            await serves.NodeStageVolume(
+                csi_pb2.NodeStageVolumeRequest(
                     volume_id=order.volume_id,
-                    staging_path=order.staging,
-                    capability=capability,
-                    context=order.context,
-                )
+                    staging_target_path=order.staging,
+                    volume_capability=capability,
+                    volume_context=order.context,
+                ),
+                context,
             )
         case "publish":
-            await node.publish(
-                requests.PublishRequest(
+            await serves.NodePublishVolume(
+                csi_pb2.NodePublishVolumeRequest(
                     volume_id=order.volume_id,
-                    staging_path=order.staging,
+                    staging_target_path=order.staging,
                     target_path=order.target,
-                    capability=capability,
-                    read_only=False,
-                    context=order.context,
-                )
+                    volume_capability=capability,
+                    volume_context=order.context,
+                ),
+                context,
             )
         case "unpublish":
-            await node.unpublish(order.volume_id, order.target)
+            await serves.NodeUnpublishVolume(
+                csi_pb2.NodeUnpublishVolumeRequest(
+                    volume_id=order.volume_id, target_path=order.target
+                ),
+                context,
+            )
         case "unstage":
-            await node.unstage(order.volume_id, order.staging)
+            await serves.NodeUnstageVolume(
+                csi_pb2.NodeUnstageVolumeRequest(
+                    volume_id=order.volume_id, staging_target_path=order.staging
+                ),
+                context,
+            )
 
 
-def carry_out(order: Order) -> int:
+async def carry_out(order: Order) -> int:
     """Return the number of steps."""
     steps = Steps(order)
     kubelet = pathlib.Path(order.kubelet)
     files = journal_files.JournalFiles(kubelet / "plugins/csi.liqo.io/journal")
     here = machine.Machine(host_root=pathlib.Path(order.host), kubelet_dir=kubelet)
-    node = use_cases.Volumes(
+    sockets = plugin_sockets.PluginSockets(kubelet)
+    drivers = CountedDrivers(cast("ports.PluginSockets", steps.around(sockets)), node_name="rome-1")
+    drivers.steps = steps
+    use_cases = volumes.Volumes(
         cast("ports.Host", steps.around(here)),
         journal.Journal(cast("ports.JournalFiles", steps.around(files))),
         node_name="rome-1",
         kubelet_dir=order.kubelet,
     )
-    asyncio.run(run(order, node))
-    node.close()
+    await run(order, node.NodeServicer(use_cases, drivers, node_name="rome-1", segment={}))
+    use_cases.close()
     return steps.count
 
 
@@ -128,7 +168,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                os._exit(carry_out(order))
+                os._exit(asyncio.run(carry_out(order)))
             except BaseException:
                 traceback.print_exc()
                 os._exit(FAILED)

@@ -45,6 +45,8 @@ class Volume:
     context: dict[str, str]
     capability: csi_pb2.VolumeCapability = field(default_factory=capability)
     read_only: bool = False
+    secrets: dict[str, str] = field(default_factory=dict)
+    publish_context: dict[str, str] = field(default_factory=dict)
 
 
 def host_path(volume_id: str, path: str, **more: object) -> Volume:
@@ -87,6 +89,8 @@ class Kubelet:
                 staging_target_path=path,
                 volume_capability=volume.capability,
                 volume_context=volume.context,
+                publish_context=volume.publish_context,
+                secrets=volume.secrets,
             )
         )
         return path
@@ -108,6 +112,8 @@ class Kubelet:
                 volume_capability=volume.capability,
                 readonly=volume.read_only,
                 volume_context=volume.context,
+                publish_context=volume.publish_context,
+                secrets=volume.secrets,
             )
         )
         return target
@@ -131,3 +137,16 @@ class Kubelet:
             csi_pb2.NodeGetVolumeStatsRequest(volume_id=volume.id, volume_path=path)
         )
         return {csi_pb2.VolumeUsage.Unit.Name(usage.unit): usage for usage in answer.usage}
+
+    async def expand(
+        self, volume: Volume, path: str, size_bytes: int
+    ) -> csi_pb2.NodeExpandVolumeResponse:
+        return await self.stub.NodeExpandVolume(
+            csi_pb2.NodeExpandVolumeRequest(
+                volume_id=volume.id,
+                volume_path=path,
+                staging_target_path=self.box.staging(volume.id),
+                capacity_range=csi_pb2.CapacityRange(required_bytes=size_bytes),
+                volume_capability=volume.capability,
+            )
+        )

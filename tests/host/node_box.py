@@ -68,9 +68,12 @@ class Box:
         self._stack.callback(self._detach)
         own = ["unshare", "--mount", "--propagation", "private"]
         self._host = self._hold([*own, "sh", "-c", _HOST])
+        self._container = self.another_container(_CONTAINER)
+
+    def another_container(self, script: str = "echo ready; read -r _") -> subprocess.Popen[bytes]:
+        """Make a mount namespace whose mounts below kubelet's folder the host shares."""
         inner = ["unshare", "--mount", "--propagation", "unchanged"]
-        enter = self.entering(self._host.pid)
-        self._container = self._hold([*enter, *inner, "sh", "-c", _CONTAINER])
+        return self._hold([*self.entering(self._host.pid), *inner, "sh", "-c", script])
 
     def close(self) -> None:
         """End the namespaces and with them every mount."""
@@ -79,6 +82,11 @@ class Box:
     @property
     def driver(self) -> pathlib.Path:
         return self.kubelet / "plugins" / "csi.liqo.io"
+
+    @property
+    def host_pid(self) -> int:
+        """The process that holds the host's mount namespace."""
+        return self._host.pid
 
     @property
     def journal(self) -> list[str]:
@@ -116,6 +124,11 @@ class Box:
         table = pathlib.Path(f"/proc/{self._host.pid}/mountinfo").read_bytes()
         start = f"{below or self.kubelet}/"
         return [mount for mount in mountinfo.parse(table) if mount.point.startswith(start)]
+
+    def unmount_all(self) -> None:
+        """Unmount all below kubelet's folder, as a reboot does."""
+        for mount in reversed(self.mounts()):
+            self.on_host("umount", mount.point)
 
     def arguments(self) -> list[str]:
         return [

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
 from csi_liqo.model import source
-from tests.host import dying_node, node_box
+from tests.host import dying_node, node_box, real_driver
 from tests.host.dying_node import Order
 
 LIFE = ("stage", "publish", "unpublish", "unstage")
@@ -26,12 +26,15 @@ UNDONE_BY = {"stage": ("unstage",), "publish": ("unpublish", "unstage")}
 class Life:
     """One volume's calls, each in a process of its own."""
 
-    def __init__(self, box: node_box.Box, kind: str) -> None:
+    def __init__(self, box: node_box.Box, kind: str, passed: source.Source | None = None) -> None:
         self.box = box
         self.number = 0
         self.kind = kind
+        self.passed = passed
         self.program = box.start(sys.executable, "-m", "tests.host.dying_node", talks=True)
-        if kind == "directory":
+        if passed is not None:
+            self.path = ""
+        elif kind == "directory":
             self.path = box.folder("data", {"file": "precious"})
         else:
             self.path = box.device("data", mebibytes=4)
@@ -39,7 +42,7 @@ class Life:
     def order(self, verb: str) -> Order:
         volume_id = f"v-{self.number}"
         block = self.kind == "raw"
-        described = source.Source(
+        described = self.passed or source.Source(
             kind=source.Kind.LOCAL,
             path=self.path,
             volume_mode=source.VolumeMode.BLOCK if block else source.VolumeMode.FILESYSTEM,
@@ -83,11 +86,20 @@ class Life:
             assert (self.box.host / "data" / "file").read_text() == "precious"
 
 
-@pytest.fixture(params=["directory", "filesystem", "raw"])
-def life(box: node_box.Box, request: pytest.FixtureRequest) -> Iterator[Life]:
-    made = Life(box, request.param)
+@pytest.fixture(params=["directory", "filesystem", "raw", "passed", "passed raw"])
+async def life(
+    box: node_box.Box, real: real_driver.LoopDriver, request: pytest.FixtureRequest
+) -> AsyncIterator[Life]:
+    passed, _, kind = request.param.partition(" ")
+    if passed != "passed":
+        made = Life(box, request.param)
+    else:
+        real.start()
+        volume = await real.volume("v", block=kind == "raw")
+        made = Life(box, kind or "filesystem", source.from_context(volume.context))
     with made.program:  # its input closes, it ends
         yield made
+    assert not real.loops()
 
 
 @pytest.mark.timeout(300)
@@ -135,8 +147,7 @@ def test_dying_at_any_step_and_being_undone_leaves_nothing(life: Life, verb: str
 def test_a_reboot_leaves_the_journal_and_the_volume_comes_back(life: Life) -> None:
     for verb in ("stage", "publish"):
         life.call(verb)
-    for mount in reversed(life.box.mounts()):
-        life.box.on_host("umount", mount.point)
+    life.box.unmount_all()
     assert life.box.journal == ["v-0.json"]
     for verb in ("stage", "publish"):
         life.call(verb)
@@ -149,8 +160,7 @@ def test_a_reboot_leaves_the_journal_and_the_volume_comes_back(life: Life) -> No
 def test_a_reboot_followed_by_the_undoing_leaves_nothing(life: Life) -> None:
     for verb in ("stage", "publish"):
         life.call(verb)
-    for mount in reversed(life.box.mounts()):
-        life.box.on_host("umount", mount.point)
+    life.box.unmount_all()
     for verb in ("unpublish", "unstage"):
         life.call(verb)
     life.check_gone()
@@ -162,3 +172,4 @@ def test_the_steps_are_really_counted(life: Life) -> None:
     steps = life.call("stage")
     assert steps is not None
     assert steps >= 3
+    life.call("unstage")

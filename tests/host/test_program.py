@@ -74,9 +74,16 @@ async def test_what_is_advertised_is_served_and_the_rest_is_not(node: Kubelet) -
     names = {
         csi_pb2.NodeServiceCapability.RPC.Type.Name(item.rpc.type) for item in told.capabilities
     }
-    assert names == {"STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "SINGLE_NODE_MULTI_WRITER"}
+    assert names == {
+        *("STAGE_UNSTAGE_VOLUME", "GET_VOLUME_STATS", "EXPAND_VOLUME"),
+        *("SINGLE_NODE_MULTI_WRITER", "VOLUME_MOUNT_GROUP"),
+    }
+    with refused("NOT_FOUND"):
+        await node.stub.NodeExpandVolume(
+            csi_pb2.NodeExpandVolumeRequest(volume_id="v", volume_path="/x")
+        )
     with refused("UNIMPLEMENTED"):
-        await node.stub.NodeExpandVolume(csi_pb2.NodeExpandVolumeRequest(volume_id="v"))
+        await node.stub.NodeGetVolumeHealth(csi_pb2.NodeGetVolumeHealthRequest(volume_id="v"))
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,11 @@ def test_the_format_is_this_one(records: journal.Journal, folder: pathlib.Path) 
     """Later versions must read what this one wrote: change the version with the format."""
     records.write(RECORD)
     assert json.loads((folder / "pvc-1.json").read_text()) == {
-        "version": 1,
+        "version": 2,
         "volumeId": "pvc-1",
         "source": {"kind": "local", "path": "/dev/x", "mount_options": ["noatime"]},
         "stagingPath": "/k/stage",
+        "realStagingPath": "",
     }
 
 
@@ -65,18 +66,34 @@ def test_a_known_record_is_not_written_again(
     assert (folder / "pvc-1.json").stat().st_ino == before
 
 
+def test_an_earlier_formats_record_is_read_and_written_anew(
+    records: journal.Journal, folder: pathlib.Path
+) -> None:
+    earlier = {
+        "version": 1,
+        "volumeId": "pvc-1",
+        "source": {"kind": "local", "path": "/dev/x", "mount_options": ["noatime"]},
+        "stagingPath": "/k/stage",
+    }
+    (folder / "pvc-1.json").write_text(json.dumps(earlier))
+    assert records.read("pvc-1") == RECORD
+    assert json.loads((folder / "pvc-1.json").read_text()) == earlier
+    records.write(RECORD)
+    assert json.loads((folder / "pvc-1.json").read_text())["version"] == 2
+
+
 def test_a_later_versions_record_is_neither_read_nor_replaced_nor_removable(
     records: journal.Journal, folder: pathlib.Path
 ) -> None:
-    later = '{"version": 2, "volumeId": "pvc-1", "new": []}'
+    later = '{"version": 3, "volumeId": "pvc-1", "new": []}'
     (folder / "pvc-1.json").write_text(later)
-    told = "format 2, this driver knows 1"
+    told = "format 3, this driver knows 2"
     with pytest.raises(errors.PreconditionError, match=told):
         records.read("pvc-1")
     with pytest.raises(errors.PreconditionError, match=told):
         records.write(RECORD)
     with pytest.raises(errors.PreconditionError, match=told):
-        records.check_removable("pvc-1")
+        records.find("pvc-1")
     assert (folder / "pvc-1.json").read_text() == later
 
 
@@ -87,7 +104,7 @@ def test_an_unreadable_record_says_so_and_can_be_replaced_or_removed(
     (folder / "pvc-1.json").write_text(content)
     with pytest.raises(journal.CorruptRecordError, match="unreadable"):
         records.read("pvc-1")
-    records.check_removable("pvc-1")
+    records.find("pvc-1")
     records.write(RECORD)
     assert records.read("pvc-1") == RECORD
 

@@ -36,15 +36,17 @@ def describe(
     if cluster.local:
         real = _real_volume(consumer, twin)
         capacity = real.spec.capacity.get("storage")
-        where = _source_of(real)
+        where = _source_of(consumer, real)
         pins = _pins_of(consumer, real, twin)
     else:
         mode = source.VolumeMode(twin.spec.volume_mode)
         where = source.Source(kind=source.Kind.REMOTE, volume_mode=mode)
+    context |= source.to_context(where)
+    source.check_size(context, twin.spec.volume_name)
     return volumes.Volume(
         id=ids.VolumeId(twin.volume_id),
         capacity_bytes=quantities.to_bytes(capacity or "0"),
-        context={**source.to_context(where), **context},
+        context=context,
         topology=pins,
     )
 
@@ -87,7 +89,7 @@ def _real_volume(consumer: clusters.Consumer, twin: objects.Claim) -> objects.Pe
     return volume
 
 
-def _source_of(volume: objects.PersistentVolume) -> source.Source:
+def _source_of(consumer: clusters.Consumer, volume: objects.PersistentVolume) -> source.Source:
     """Return where a real volume's bytes are.
 
     Raises:
@@ -111,9 +113,31 @@ def _source_of(volume: objects.PersistentVolume) -> source.Source:
             fs_type=spec.local.fs_type,
             mount_options=options,
         )
+    if spec.csi is not None:
+        driver = consumer.csi_drivers.get("", spec.csi.driver)
+        # Without a CSIDriver object Kubernetes attaches (kubernetes v1.37.2,
+        # csi_plugin.go:861-864) and has these defaults for the rest.
+        rules = driver.spec if driver is not None else objects.CsiDriverSpec()
+        return source.Source(
+            kind=source.Kind.CSI,
+            volume_mode=mode,
+            fs_type=spec.csi.fs_type,
+            mount_options=options,
+            csi=source.CsiSource(
+                driver=spec.csi.driver,
+                handle=spec.csi.volume_handle,
+                persistent_volume=volume.name,
+                attributes=spec.csi.volume_attributes,
+                access_modes=spec.access_modes,
+                fs_group_policy=source.FsGroupPolicy(rules.fs_group_policy),
+                pod_info=rules.pod_info_on_mount,
+                attach_required=rules.attach_required,
+                requires_republish=rules.requires_republish,
+            ),
+        )
     raise errors.PreconditionError(
         f"real class {spec.storage_class_name} made volume {volume.name}, which is neither "
-        "hostPath nor local; name a class that makes those in parameter localClass"
+        "CSI, hostPath nor local; name a class that makes one of these in parameter localClass"
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from csi_liqo.model import errors, ids, names, objects, source, topology, twins, volumes
-from csi_liqo.service.controller import clusters, negotiation, parameters, static
+from csi_liqo.service.controller import clusters, negotiation, parameters, real_drivers, static
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +80,12 @@ class Places:
         *,
         driver: str,
         twins_namespace: str,
+        attaches: bool,
     ) -> None:
         self._consumer = consumer
         self._clusters = everywhere
         self._driver = driver
+        self._real_drivers = real_drivers.RealDrivers(consumer, attaches=attaches)
         self._twins_namespace = twins_namespace
 
     async def choose(self, wish: Wish, segment: topology.Segment) -> Place:
@@ -103,6 +105,7 @@ class Places:
         real = self._real_class(wish.parameters.local_class)
         node = self._node(node_value) if node_value else None
         by_hand = real.provisioner == names.STATIC_PROVISIONER
+        self._real_drivers.check(real, node, wish.claim)
         if node is None and (real.waits or by_hand):
             raise errors.PreconditionError(
                 f"real class {real.name} needs to know the node of the first consumer; give the "
@@ -158,12 +161,6 @@ class Places:
             raise errors.PreconditionError(
                 f"StorageClass {real.name} is virtual itself (provisioner {real.provisioner}); "
                 f"name a real one in parameter {parameters.LOCAL_CLASS}"
-            )
-        if self._consumer.csi_drivers.get("", real.provisioner) is not None:
-            raise errors.PreconditionError(
-                f"StorageClass {real.name} belongs to the CSI driver {real.provisioner}; this "
-                "version mounts hostPath and local volumes only, name a class that makes those in "
-                f"parameter {parameters.LOCAL_CLASS}"
             )
         return real
 

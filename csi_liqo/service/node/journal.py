@@ -17,7 +17,8 @@ import msgspec
 from csi_liqo.model import errors, source
 from csi_liqo.service.node import ports
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2 came with CSI sources, which a driver of 1 would take for gone and leave staged."""
 
 _SAFE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -27,12 +28,17 @@ class CorruptRecordError(errors.OutcomeUnknownError):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One volume's entry."""
+    """One volume's entry.
+
+    ``staging_path`` is the one kubelet made. ``real_staging_path`` is the one the real
+    driver was given for a CSI source, empty for others.
+    """
 
     version: int = VERSION
     volume_id: str
     source: source.Source
     staging_path: str
+    real_staging_path: str = ""
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -62,7 +68,9 @@ class Journal:
                     f"the journal of volume {volume_id} has format {version}, this driver knows "
                     f"{VERSION}: a later version wrote it; run that one on this node again"
                 )
-            return msgspec.json.decode(content, type=Record)
+            # Format 1 is 2 without what only a CSI source has.
+            record = msgspec.json.decode(content, type=Record)
+            return msgspec.structs.replace(record, version=VERSION)
         except msgspec.DecodeError as error:
             raise CorruptRecordError(
                 f"the journal of volume {volume_id} is unreadable ({error}); "
@@ -70,28 +78,27 @@ class Journal:
             ) from error
 
     def write(self, record: Record) -> None:
-        """Write a record, also over an unreadable one.
+        """Write a record, also over an unreadable one or one of an earlier format.
 
         Raises:
             errors.PreconditionError: a later version's record is there.
         """
-        try:
-            if self.read(record.volume_id) == record:
-                return
-        except CorruptRecordError:
-            pass
-        self._files.write(file_name(record.volume_id), msgspec.json.encode(record))
+        self.find(record.volume_id)
+        name, content = file_name(record.volume_id), msgspec.json.encode(record)
+        if self._files.read(name) != content:
+            self._files.write(name, content)
 
-    def check_removable(self, volume_id: str) -> None:
-        """Return when this version may undo what the record's writer did.
+    def find(self, volume_id: str) -> Record | None:
+        """Return a volume's record; None also when nobody can read it.
 
         Raises:
-            errors.PreconditionError: a later version's record is there.
+            errors.PreconditionError: a later version's record is there, and only that
+                version may undo what it did.
         """
         try:
-            self.read(volume_id)
+            return self.read(volume_id)
         except CorruptRecordError:
-            return
+            return None
 
     def remove(self, volume_id: str) -> None:
         """Forget a volume; an unknown one is forgotten."""

@@ -62,6 +62,17 @@ class Mounted:
     fs_type: str
 
 
+@dataclass(slots=True)
+class Progress:
+    """Of work that takes long, shared by its thread and those who ask.
+
+    ``entries`` were looked at so far; ``stop`` makes it end early.
+    """
+
+    entries: int = 0
+    stop: bool = False
+
+
 class Host(Protocol):
     """The machine's mounts and devices."""
 
@@ -93,6 +104,25 @@ class Host(Protocol):
     def unmount(self, path: str) -> None:
         """Unmount what is mounted exactly at a path, and what is mounted on that."""
 
+    def ensure_folder(self, path: str) -> None:
+        """Make a folder below kubelet's and all above it, as kubelet does before NodeStage."""
+
+    def remove_folder(self, path: str, *, levels: int) -> None:
+        """Remove an empty folder below kubelet's and the empty ones above it.
+
+        ``levels`` counts them all. Absent is fine; one that holds something stays.
+
+        Raises:
+            errors.OutcomeUnknownError: something is still mounted there.
+        """
+
+    def give(self, path: str, group: int, progress: Progress) -> None:
+        """Give all that is at a path below kubelet's folder to a group, the root last.
+
+        Nothing to do when the root has the group and its modes. No link is followed, no
+        other mount entered.
+        """
+
     def remove_target(self, path: str) -> None:
         """Remove the empty directory or file at a path; absent is fine.
 
@@ -115,6 +145,20 @@ class Host(Protocol):
 
     def usage(self, path: str, kind: PlaceKind) -> requests.Usage:
         """Return how full the volume at a path is."""
+
+
+class PluginSockets(Protocol):
+    """The sockets by which drivers register with kubelet on this node."""
+
+    def registered(self) -> tuple[str, ...]:
+        """Return the paths of the registration sockets, the newest last."""
+
+    def resolve(self, endpoint: str) -> str:
+        """Return the path of a driver's own socket, links followed.
+
+        Raises:
+            errors.OutcomeUnknownError: it is no socket below kubelet's folder.
+        """
 
 
 class JournalFiles(Protocol):
