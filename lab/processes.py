@@ -123,9 +123,17 @@ class Surroundings:
             space = f"/proc/{self.namespaces_of}/ns"
             prefix += [program("nsenter"), f"--net={space}/net", f"--mount={space}/mnt", "--"]
         if self.tied:
-            # NB: the signal follows the end of the parent *thread*; start from a lasting one.
-            prefix += [program("setpriv"), "--pdeathsig", "KILL", "--"]
+            prefix += _tie()
         return [*prefix, *argv]
+
+
+def _tie() -> list[str]:
+    """Return what a command is prefixed with to be killed when this process is."""
+    # NB: the signal follows the end of the parent *thread*; start from a lasting one. A parent
+    # that ended before the signal was asked for sends none: so the shell looks who it is by then.
+    unless_orphaned = 'test "$PPID" = "$0" && exec "$@"'
+    asked = [program("setpriv"), "--pdeathsig", "KILL", "--"]
+    return [*asked, program("sh"), "-c", unless_orphaned, str(os.getpid())]
 
 
 class Daemon:
@@ -273,14 +281,14 @@ async def run(
     environment: Mapping[str, str] | None = None,
     directory: pathlib.Path | None = None,
 ) -> str:
-    """Run a command to its end and return what it printed.
+    """Run a command to its end and return what it printed; it ends with this process, too.
 
     Raises:
         LabError: it could not be run or failed; the text has the command and its last words.
     """
     command = [str(part) for part in argv]
     child = await asyncio.create_subprocess_exec(
-        *command,
+        *(*_tie(), *command),
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
