@@ -120,7 +120,7 @@ def storage(directory: Directory = settings.DEFAULT_INSTANCE) -> None:
 
 async def _build(progress: Progress) -> None:
     await requirements.ensure(progress)
-    every = (*settings.PIN_SETS, *settings.STORAGE_PIN_SETS)
+    every = (*settings.PIN_SETS, *settings.TEST_PIN_SETS, *settings.STORAGE_PIN_SETS)
     await binaries.ensure(settings.DEFAULT_INSTANCE / "bin", every, report=progress)
 
 

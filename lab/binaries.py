@@ -109,7 +109,7 @@ async def _ensure_set(pin_set: str, go: Go, report: Report) -> pathlib.Path:
     flags = settings.LINKER_FLAGS.get(pin_set, settings.DEFAULT_LINKER_FLAGS)
     files = [source / "go.mod", source / "go.sum", *sorted(source.glob("*.go"))]
     key = hashlib.sha256()
-    for part in (go.version, flags, *(file.read_text() for file in files)):
+    for part in (go.version, settings.COMPILER_FLAGS, flags, *(f.read_text() for f in files)):
         key.update(part.encode() + b"\0")
     target = settings.cache_directory() / "binaries" / f"{pin_set}-{key.hexdigest()[:16]}"
     if target.exists():
@@ -133,9 +133,10 @@ async def _build(source: pathlib.Path, go: Go, flags: str, target: pathlib.Path)
     packages = [tool["Path"] for tool in module["Tool"] or []] or ["."]
     await processes.run(
         *(go.program, "build", "-mod=readonly", "-trimpath", "-buildvcs=false"),
-        *("-ldflags", flags, "-o", f"{target}/", *packages),
+        *("-gcflags", settings.COMPILER_FLAGS, "-ldflags", flags),
+        *("-o", f"{target}/", *packages),
         directory=source,
-        environment=_environment(),
+        environment={**_environment(), **settings.BUILD_MEMORY},
     )
     for built, name in settings.BINARY_NAMES.items():
         if (target / built).exists():
