@@ -47,8 +47,16 @@ async def ensure(
         LabError: a build failed; the text has the compiler's last words.
     """
     go = await ensure_go(report)
-    for pin_set in pin_sets:
-        _link_all(links, await _ensure_set(pin_set, go, report))
+    # Two, because a build waits for downloads at its begin and for the disk at its end.
+    free = asyncio.Semaphore(settings.BUILDS_AT_ONCE)
+
+    async def link(pin_set: str) -> None:
+        async with free:
+            _link_all(links, await _ensure_set(pin_set, go, report))
+
+    async with asyncio.TaskGroup() as group:
+        for pin_set in pin_sets:
+            group.create_task(link(pin_set), name=f"building {pin_set}")
     return links
 
 
