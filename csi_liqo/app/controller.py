@@ -14,6 +14,7 @@ from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.kube import api, collection, connection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.reconcilers import attachments as attachment_reconciler
+from csi_liqo.reconcilers import real_drivers as real_driver_reconciler
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
 from csi_liqo.reconcilers import twins as twin_reconciler
@@ -131,6 +132,11 @@ class Controller:
             "orphan-attachments",
             attachment_reconciler.OrphanAttachments(consumer, self._attachments, driver).reconcile,
         )
+        config_maps = collection.Collection(calls, watches, resources.CONFIG_MAPS)  # written only
+        self._real_driver_runner = runner.Runner(
+            "real-drivers",
+            real_driver_reconciler.RealDrivers(consumer, config_maps, driver).reconcile,
+        )
         self._status_runner = runner.Runner(
             "remote-clusters",
             remote_cluster_reconciler.RemoteClusters(
@@ -166,6 +172,7 @@ class Controller:
                 self._node_runner,
                 self._orphan_runner,
                 self._attachment_runner,
+                self._real_driver_runner,
                 self._status_runner,
             ):
                 group.create_task(running.run(), name="reconciler")
@@ -219,7 +226,14 @@ class Controller:
                 if attachment.spec.node_name == known.spec.node_name:
                     self._attachment_runner.add(("", attachment.name))
 
+        def real_drivers_changed(*_: object) -> None:
+            settings = self._settings
+            self._real_driver_runner.add((settings.namespace, settings.real_drivers_config_map))
+
         self._attachments.store.listen(attachment_changed)
+        real_drivers_changed()
+        self._classes.store.listen(real_drivers_changed)
+        self._csi_drivers.store.listen(real_drivers_changed)
         self._nodes.store.listen(node_changed)
         self._csi_nodes.store.listen(csi_node_changed)
         self._remote_clusters.store.listen(remote_changed)

@@ -71,6 +71,10 @@ def controller(
         str,
         typer.Option(envvar=_env("twins-namespace"), help="The namespace of local twins."),
     ] = names.DEFAULT_TWINS_NAMESPACE,
+    namespace: Annotated[
+        str,
+        typer.Option(envvar=_env("namespace", "NAMESPACE"), help="The driver's own namespace."),
+    ] = names.DRIVER_NAMESPACE,
     kubeconfig: Annotated[
         pathlib.Path | None,
         typer.Option(envvar=_env("kubeconfig"), help="Instead of the pod's own service account."),
@@ -82,6 +86,13 @@ def controller(
             help="Attach real volumes; as attachRequired of this driver's CSIDriver.",
         ),
     ] = False,
+    real_drivers_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("real-drivers-config-map"),
+            help="The ConfigMap that tells nodes which CSI drivers are behind the virtual classes.",
+        ),
+    ] = names.REAL_DRIVERS_CONFIG_MAP,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -99,8 +110,10 @@ def controller(
         csi_endpoint=csi_endpoint,
         driver_name=driver_name,
         twins_namespace=twins_namespace,
+        namespace=namespace,
         kubeconfig=kubeconfig,
         attach=attach,
+        real_drivers_config_map=real_drivers_config_map,
         orphan_grace_seconds=orphan_grace_seconds,
         health_address=health_address,
         metrics_address=metrics_address,
@@ -136,6 +149,13 @@ def node(
             help="The CSI socket [default: plugins/<driver>/csi.sock in kubelet's folder].",
         ),
     ] = None,
+    real_drivers_file: Annotated[
+        pathlib.Path,
+        typer.Option(
+            envvar=_env("real-drivers-file"),
+            help="Which real drivers' limits of volumes count here, as the controller tells.",
+        ),
+    ] = pathlib.Path("/etc/csi-liqo/real-drivers/drivers.json"),
     registration: Annotated[
         bool,
         typer.Option(
@@ -162,6 +182,7 @@ def node(
         kubelet_dir=kubelet_dir,
         host_root=host_root,
         endpoint=None if csi_endpoint is None else server.path_of(csi_endpoint),
+        real_drivers_file=real_drivers_file,
         registers=registration,
         health_address=health_address,
         metrics_address=metrics_address,

@@ -34,6 +34,7 @@ VOLUMES: Final = Resource("/api/v1", "persistentvolumes", objects.PersistentVolu
 NODES: Final = Resource("/api/v1", "nodes", objects.Node)
 NAMESPACES: Final = Resource("/api/v1", "namespaces", objects.Namespace)
 SECRETS: Final = Resource("/api/v1", "secrets", objects.Secret, namespaced=True)
+CONFIG_MAPS: Final = Resource("/api/v1", "configmaps", objects.ConfigMap, namespaced=True)
 EVENTS: Final = Resource("/api/v1", "events", objects.Event, namespaced=True)
 CLASSES: Final = Resource("/apis/storage.k8s.io/v1", "storageclasses", objects.StorageClass)
 CSI_NODES: Final = Resource("/apis/storage.k8s.io/v1", "csinodes", objects.CsiNode)

@@ -21,16 +21,19 @@ class ControllerSettings:
 
     ``attach``: whether real volumes are attached; as the CSIDriver's ``attachRequired``.
     ``kubeconfig`` None means this pod's service account. ``namespace`` is the driver's own,
-    ``twins_namespace`` where local twins live. ``orphan_grace_seconds``: how long a twin
-    that was never handed over is left alone.
+    ``twins_namespace`` where local twins live. ``real_drivers_config_map`` is the ConfigMap
+    that tells the node plugins which CSI drivers are behind the virtual classes.
+    ``orphan_grace_seconds``: how long a twin that was never handed over is left alone.
     """
 
     cluster_id: str
     csi_endpoint: str
     driver_name: str = names.DEFAULT_DRIVER
+    namespace: str = names.DRIVER_NAMESPACE
     twins_namespace: str = names.DEFAULT_TWINS_NAMESPACE
     kubeconfig: pathlib.Path | None = None
     attach: bool = False
+    real_drivers_config_map: str = names.REAL_DRIVERS_CONFIG_MAP
     orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS
     health_address: str = ":9809"
     metrics_address: str = ":9808"

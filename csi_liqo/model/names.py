@@ -11,6 +11,8 @@ from typing import Final
 GROUP: Final = "csi.liqo.io"
 
 DEFAULT_DRIVER: Final = "csi.liqo.io"
+DRIVER_NAMESPACE: Final = "csi-liqo"
+"""Where the driver itself is installed."""
 DEFAULT_TWINS_NAMESPACE: Final = "csi-liqo-storage"
 """Where local twins live; never the target of a namespace mapping."""
 
@@ -45,6 +47,10 @@ DEFAULT_CLASS_ANNOTATION: Final = "storageclass.kubernetes.io/is-default-class"
 NODE_TYPE_LABEL: Final = "liqo.io/type"
 VIRTUAL_NODE_TYPE: Final = "virtual-node"
 REMOTE_CLUSTER_ID_LABEL: Final = "liqo.io/remote-cluster-id"
+
+REAL_DRIVERS_CONFIG_MAP: Final = "csi-liqo-real-drivers"
+REAL_DRIVERS_KEY: Final = "drivers.json"
+"""In it: the CSI drivers behind the virtual classes, a JSON list that node plugins read."""
 
 LIQO_PROVISIONER: Final = "liqo.io/storage"
 STATIC_PROVISIONER: Final = "kubernetes.io/no-provisioner"

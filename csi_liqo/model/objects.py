@@ -309,6 +309,12 @@ class Secret(Object, frozen=True):
     data: dict[str, str] = {}
 
 
+class ConfigMap(Object, frozen=True):
+    """A ConfigMap, of which only texts are of use."""
+
+    data: dict[str, str] = {}
+
+
 class Namespace(Object, frozen=True):
     """A Namespace, of which only the uid is of use: kube-system's names a cluster."""
 

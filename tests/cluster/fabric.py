@@ -464,6 +464,7 @@ async def running(
     if attach:
         user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
         more += ["--attach", f"--driver-name={name}"]
+        more += ["--real-drivers-config-map=csi-liqo-real-drivers-attach"]
         _install_attaching(rome, name)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)

@@ -124,6 +124,8 @@ CONTROLLER_RIGHTS = [
     ("get", "pods", "default", False),
     ("create", "clusterroles.rbac.authorization.k8s.io", "", False),
     ("get", "configmaps", "csi-liqo", False),
+    ("patch", "configmaps", "csi-liqo", False),
+    ("create", "configmaps", "csi-liqo", False),
 ]
 
 
@@ -132,6 +134,22 @@ def test_the_controller_may_do_this_and_no_more(
     prepared: Planes, verb: str, kind: str, namespace: str, *, granted: bool
 ) -> None:
     assert can(prepared[0], fabric.CONTROLLER_USER, verb, kind, namespace) is granted
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "granted"),
+    [
+        ("patch", "csi-liqo-real-drivers", True),
+        ("patch", "csi-liqo", False),
+        ("get", "csi-liqo-real-drivers", False),
+        ("delete", "csi-liqo-real-drivers", False),
+    ],
+)
+def test_the_controller_writes_one_config_map(
+    prepared: Planes, verb: str, name: str, *, granted: bool
+) -> None:
+    user = fabric.CONTROLLER_USER
+    assert can(prepared[0], user, verb, "configmaps", "csi-liqo", name) is granted
 
 
 @pytest.mark.parametrize("kind", ["nodes", "pods", "secrets", "persistentvolumeclaims"])
@@ -164,8 +182,15 @@ def test_every_example_is_understood(prepared: Planes, example: Any) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def can(plane: control_plane.ControlPlane, user: str, verb: str, kind: str, namespace: str) -> bool:
-    """Ask the API server whether a user has a right."""
+def can(
+    plane: control_plane.ControlPlane,
+    user: str,
+    verb: str,
+    kind: str,
+    namespace: str,
+    name: str = "",
+) -> bool:
+    """Ask the API server whether a user has a right, on an object where one is named."""
     kind, _, subresource = kind.partition("/")
     kind, _, group = kind.partition(".")
     attributes = {"verb": verb, "resource": kind, "group": group, "subresource": subresource}
@@ -175,7 +200,7 @@ def can(plane: control_plane.ControlPlane, user: str, verb: str, kind: str, name
         "spec": {
             "user": user,
             "groups": ["system:serviceaccounts", "system:authenticated"],
-            "resourceAttributes": {**attributes, "namespace": namespace},
+            "resourceAttributes": {**attributes, "namespace": namespace, "name": name},
         },
     }
     text = json.dumps(review)

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from csi_liqo.model import errors, ids, names, objects, source, topology, twins, volumes
-from csi_liqo.service.controller import clusters, negotiation, parameters, real_drivers, static
+from csi_liqo.service.controller import (
+    classes,
+    clusters,
+    negotiation,
+    parameters,
+    real_drivers,
+    static,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -141,17 +148,15 @@ class Places:
         return choice
 
     def _real_class(self, wanted: str) -> objects.StorageClass:
-        classes = self._consumer.classes
         if wanted:
-            real = classes.get("", wanted)
+            real = self._consumer.classes.get("", wanted)
             if real is None:
                 raise errors.PreconditionError(
                     f"StorageClass {wanted}, which parameter {parameters.LOCAL_CLASS} names, does "
                     "not exist; create it, or name another in a new virtual StorageClass"
                 )
         else:
-            defaults = [known for known in classes.all() if known.default]
-            real = max(defaults, key=lambda c: c.metadata.creation_timestamp, default=None)
+            real = classes.find_default(self._consumer.classes.all())
             if real is None:
                 raise errors.PreconditionError(
                     "the cluster has no default StorageClass; mark one as default, or name one in "
