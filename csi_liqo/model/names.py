@@ -52,5 +52,10 @@ REAL_DRIVERS_CONFIG_MAP: Final = "csi-liqo-real-drivers"
 REAL_DRIVERS_KEY: Final = "drivers.json"
 """In it: the CSI drivers behind the virtual classes, a JSON list that node plugins read."""
 
+FENCE_CONFIG_MAP: Final = "csi-liqo-fence"
+FENCE_KEY: Final = "twins"
+"""In it: ``yes`` or ``no``, whether this cluster holds twins; an admission policy reads it."""
+
 LIQO_PROVISIONER: Final = "liqo.io/storage"
 STATIC_PROVISIONER: Final = "kubernetes.io/no-provisioner"
+HOST_PATH_PROVISIONER: Final = "kubernetes.io/host-path"
