@@ -14,6 +14,7 @@ from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.kube import api, collection, connection, indexes, providers, resources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.reconcilers import attachments as attachment_reconciler
+from csi_liqo.reconcilers import fence as fence_reconciler
 from csi_liqo.reconcilers import real_drivers as real_driver_reconciler
 from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
@@ -137,6 +138,10 @@ class Controller:
             "real-drivers",
             real_driver_reconciler.RealDrivers(consumer, config_maps, driver).reconcile,
         )
+        self._fence_runner = runner.Runner(
+            "fence",
+            fence_reconciler.Fence(self._claims, config_maps, settings.twins_namespace).reconcile,
+        )
         self._status_runner = runner.Runner(
             "remote-clusters",
             remote_cluster_reconciler.RemoteClusters(
@@ -173,6 +178,7 @@ class Controller:
                 self._orphan_runner,
                 self._attachment_runner,
                 self._real_driver_runner,
+                self._fence_runner,
                 self._status_runner,
             ):
                 group.create_task(running.run(), name="reconciler")
@@ -238,11 +244,18 @@ class Controller:
         self._csi_nodes.store.listen(csi_node_changed)
         self._remote_clusters.store.listen(remote_changed)
         self._claims.store.listen(self._twin_changed)
+        self._look_at_fence()
+
+    def _look_at_fence(self) -> None:
+        settings = self._settings
+        self._fence_runner.add((settings.twins_namespace, settings.fence_config_map))
 
     def _twin_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
         """A twin that is not handed over may be an orphan; so may one whose claim changed."""
         known = after or before
         assert known is not None
+        if known.namespace == self._settings.twins_namespace and None in (before, after):
+            self._look_at_fence()
         if known.consumer == self._settings.cluster_id and known.volume_id:
             if after is not None and not after.handed_over:
                 self._orphan_runner.add(("", known.volume_id))

@@ -93,6 +93,13 @@ def controller(
             help="The ConfigMap that tells nodes which CSI drivers are behind the virtual classes.",
         ),
     ] = names.REAL_DRIVERS_CONFIG_MAP,
+    fence_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("fence-config-map"),
+            help="The ConfigMap beside the twins that says whether there are any.",
+        ),
+    ] = names.FENCE_CONFIG_MAP,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -114,6 +121,7 @@ def controller(
         kubeconfig=kubeconfig,
         attach=attach,
         real_drivers_config_map=real_drivers_config_map,
+        fence_config_map=fence_config_map,
         orphan_grace_seconds=orphan_grace_seconds,
         health_address=health_address,
         metrics_address=metrics_address,

@@ -22,7 +22,8 @@ class ControllerSettings:
     ``attach``: whether real volumes are attached; as the CSIDriver's ``attachRequired``.
     ``kubeconfig`` None means this pod's service account. ``namespace`` is the driver's own,
     ``twins_namespace`` where local twins live. ``real_drivers_config_map`` is the ConfigMap
-    that tells the node plugins which CSI drivers are behind the virtual classes.
+    that tells the node plugins which CSI drivers are behind the virtual classes,
+    ``fence_config_map`` the one among the twins that tells an admission policy of them.
     ``orphan_grace_seconds``: how long a twin that was never handed over is left alone.
     """
 
@@ -34,6 +35,7 @@ class ControllerSettings:
     kubeconfig: pathlib.Path | None = None
     attach: bool = False
     real_drivers_config_map: str = names.REAL_DRIVERS_CONFIG_MAP
+    fence_config_map: str = names.FENCE_CONFIG_MAP
     orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS
     health_address: str = ":9809"
     metrics_address: str = ":9808"

@@ -50,6 +50,9 @@ CONTROL_PLANE_ARGUMENTS: Final = {
 
 Json = dict[str, Any]
 
+OPENED: Final[Json] = {"metadata": {"labels": {"csi.liqo.io/fence": "open"}}}
+"""The patch that lets others than the driver change and delete a twin."""
+
 
 def claims_in(namespace: str) -> str:
     """Return the collection of a namespace's claims."""
@@ -465,6 +468,7 @@ async def running(
         user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
         more += ["--attach", f"--driver-name={name}"]
         more += ["--real-drivers-config-map=csi-liqo-real-drivers-attach"]
+        more += ["--fence-config-map=csi-liqo-fence-attach"]
         _install_attaching(rome, name)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)

@@ -137,19 +137,23 @@ def test_the_controller_may_do_this_and_no_more(
 
 
 @pytest.mark.parametrize(
-    ("verb", "name", "granted"),
+    ("verb", "namespace", "name", "granted"),
     [
-        ("patch", "csi-liqo-real-drivers", True),
-        ("patch", "csi-liqo", False),
-        ("get", "csi-liqo-real-drivers", False),
-        ("delete", "csi-liqo-real-drivers", False),
+        ("patch", "csi-liqo", "csi-liqo-real-drivers", True),
+        ("patch", "csi-liqo", "csi-liqo", False),
+        ("get", "csi-liqo", "csi-liqo-real-drivers", False),
+        ("delete", "csi-liqo", "csi-liqo-real-drivers", False),
+        ("patch", "csi-liqo-storage", "csi-liqo-fence", True),
+        ("patch", "csi-liqo-storage", "kube-root-ca.crt", False),
+        ("get", "csi-liqo-storage", "csi-liqo-fence", False),
+        ("create", "csi-liqo-storage", "csi-liqo-fence", False),
     ],
 )
-def test_the_controller_writes_one_config_map(
-    prepared: Planes, verb: str, name: str, *, granted: bool
+def test_the_controller_writes_one_config_map_of_a_namespace(
+    prepared: Planes, verb: str, namespace: str, name: str, *, granted: bool
 ) -> None:
     user = fabric.CONTROLLER_USER
-    assert can(prepared[0], user, verb, "configmaps", "csi-liqo", name) is granted
+    assert can(prepared[0], user, verb, "configmaps", namespace, name) is granted
 
 
 @pytest.mark.parametrize("kind", ["nodes", "pods", "secrets", "persistentvolumeclaims"])
