@@ -71,8 +71,7 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
         self, request: csi_pb2.NodeStageVolumeRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodeStageVolumeResponse:
         call = passthrough.Call(self._drivers, lambda real: real.NodeStageVolume, request, context)
-        wanted = requests.StageRequest(**_wanted(request))
-        _path(wanted.staging_path, "staging_target_path")
+        wanted = requests.StageRequest(**_wanted(request, "staging_target_path"))
         await self._volumes.stage(wanted, call)
         return csi_pb2.NodeStageVolumeResponse()
 
@@ -96,8 +95,9 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
             self._drivers, lambda real: real.NodePublishVolume, request, context
         )
         wanted = requests.PublishRequest(
-            **_wanted(request),
-            target_path=_path(request.target_path, "target_path"),
+            # A missing staging path is not malformed here: CSI wants FAILED_PRECONDITION.
+            **_wanted(request, "target_path"),
+            target_path=request.target_path,
             read_only=request.readonly,
         )
         await self._volumes.publish(wanted, call)
@@ -175,15 +175,13 @@ class _Wanted(TypedDict):
 
 
 def _wanted(
-    request: csi_pb2.NodeStageVolumeRequest | csi_pb2.NodePublishVolumeRequest,
+    request: csi_pb2.NodeStageVolumeRequest | csi_pb2.NodePublishVolumeRequest, path_field: str
 ) -> _Wanted:
-    """Read them.
-
-    A staging path may be missing here: to NodePublish that is no malformed request, CSI wants
-    FAILED_PRECONDITION.
-    """
+    """Read them; ``path_field`` names the path that must be there."""
+    volume_id = convert.identifier(request.volume_id, "volume_id")
+    _path(getattr(request, path_field), path_field)
     return {
-        "volume_id": convert.identifier(request.volume_id, "volume_id"),
+        "volume_id": volume_id,
         "staging_path": request.staging_target_path,
         "capability": convert.capability(request.volume_capability),
         "context": dict(request.volume_context),
