@@ -164,9 +164,7 @@ async def test_two_installations_share_the_namespace_and_each_fence_lets_both_in
 
 
 async def test_the_namespace_stays_as_long_as_there_is_a_twin(driver: fabric.Fabric) -> None:
-    # The other installation of these tests says what it said when it ended.
-    other = "validatingadmissionpolicybinding/csi-liqo-fence-namespace-attach"
-    fabric.kubectl(driver.rome, "delete", "--ignore-not-found", other)
+    take_the_other_away(driver)
     twin = await make_twin(driver)
     await said(driver, "yes")
     with refused(
@@ -201,16 +199,46 @@ async def test_who_opens_the_fence_of_the_namespace_may_delete_it(driver: fabric
     await drop_all(driver, twin)
 
 
+async def test_without_the_config_map_the_namespace_stays(driver: fabric.Fabric) -> None:
+    """It comes back with the manifests, empty, and the driver says what is so."""
+    take_the_other_away(driver)
+    await said(driver, "no")
+    try:
+        await delete(driver, f"{CONFIG_MAPS}/csi-liqo-fence")
+        await answered(driver, "no params found", dry=True)
+    finally:
+        fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy/base"))
+    await answered(driver, "has not said yet", dry=True)
+
+    await driver.controller.end()
+    await driver.controller.start()
+    await said(driver, "no")
+
+
+def take_the_other_away(driver: fabric.Fabric) -> None:
+    """End the fence of the other installation, which says what it said when that ended."""
+    other = "validatingadmissionpolicybinding/csi-liqo-fence-namespace-attach"
+    fabric.kubectl(driver.rome, "delete", "--ignore-not-found", other)
+
+
 async def accepted(driver: fabric.Fabric, *, dry: bool = False) -> None:
-    """Delete the namespace; admission may be a moment behind what it goes by."""
+    """Delete the namespace until that is accepted."""
+    await answered(driver, "", dry=dry)
+
+
+async def answered(driver: fabric.Fabric, wanted: str, *, dry: bool) -> None:
+    """Delete the namespace until the refusal has some words, or there is none.
+
+    Admission may be a moment behind what it goes by, and nothing announces what it has seen.
+    """
     query = {"dryRun": "All"} if dry else {}
     async with asyncio.timeout(20):
         while True:
+            message = ""
             try:
                 await driver.consumer.request("DELETE", NAMESPACE, params=query)
             except api.ApiError as error:
-                if "csi.liqo.io/fence=open" not in error.message:
-                    raise
-                await asyncio.sleep(0.2)  # nothing announces what admission has seen
-            else:
+                message = error.message
+            if message == wanted or (wanted and wanted in message):
                 return
+            await asyncio.sleep(0.2)

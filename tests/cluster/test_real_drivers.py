@@ -124,6 +124,10 @@ async def test_what_a_real_driver_needs_and_cannot_be_given_is_said_beforehand(
     ("mode", "volume_mode", "options"),
     [
         pytest.param("ReadWriteOncePod", "Filesystem", [], id="one-pod"),
+        pytest.param(
+            *("ReadWriteOncePod", "Filesystem", ["--single-node-multi-writer=false"]),
+            id="one-pod-of-a-driver-that-knows-no-such-mode",
+        ),
         pytest.param("ReadWriteOnce", "Block", [], id="device"),
         pytest.param("ReadOnlyMany", "Filesystem", ["--topology=false"], id="readers"),
         pytest.param("ReadWriteMany", "Block", ["--topology=false"], id="shared-device"),
