@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol, TypedDict, TypeVar
 
 from csi_liqo.model import errors, volumes
-from csi_liqo.rpc import convert, passthrough, real_drivers
+from csi_liqo.rpc import convert, interceptors, passthrough, real_drivers
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 from csi_liqo.service.node import requests
 from csi_liqo.service.node.passthrough import Call
@@ -33,7 +33,7 @@ class Volumes(Protocol):
 
     async def unstage(self, volume_id: str, staging_path: str, call: Call[object]) -> None: ...
 
-    async def publish(self, request: requests.PublishRequest, call: Call[object]) -> None: ...
+    async def publish(self, request: requests.PublishRequest, call: Call[object]) -> bool: ...
 
     async def unpublish(self, volume_id: str, target_path: str, call: Call[object]) -> None: ...
 
@@ -100,7 +100,8 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
             target_path=request.target_path,
             read_only=request.readonly,
         )
-        await self._volumes.publish(wanted, call)
+        if not await self._volumes.publish(wanted, call):
+            interceptors.mark_repeated()
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(

@@ -83,8 +83,8 @@ class Volumes:
 
     async def publish(
         self, request: requests.PublishRequest, call: passthrough.Call[object]
-    ) -> None:
-        """Show a volume to one pod.
+    ) -> bool:
+        """Show a volume to one pod; return False when it was shown already.
 
         Repeated, it reaches a real driver again where its CSIDriver asks for that.
 
@@ -101,10 +101,11 @@ class Volumes:
         with self._working(self._work, request.volume_id) as claim:
             done = functools.partial(self._published.is_done, request)
             if not again and await claim.run(done):
-                return
+                return False
             await self._publish(claim, request, found, call)
             if not again:
                 await claim.run(functools.partial(self._published.add, request))
+            return True
 
     async def _publish(
         self,
