@@ -63,8 +63,10 @@ PIN_SETS: Final = ("kubernetes", "etcd", "containerd", "provisioner")
 TEST_PIN_SETS: Final = ("sanity",)
 # What real storage that is itself CSI needs: a driver, and the sidecars beside csi-provisioner.
 STORAGE_PIN_SETS: Final = ("loopdriver", "sidecars")
+# What only the measurements start: a driver that does nothing.
+BENCH_PIN_SETS: Final = ("noopdriver",)
 # Sets of programs that are Go modules of this repository; all others are in PINS.
-MODULES: Final = {"loopdriver": REPOSITORY / "lab" / "loopdriver"}
+MODULES: Final = {name: REPOSITORY / "lab" / name for name in ("loopdriver", *BENCH_PIN_SETS)}
 _VERSION_PACKAGE: Final = "k8s.io/component-base/version"
 LINKER_FLAGS: Final[Mapping[str, str]] = {
     "kubernetes": (
