@@ -54,6 +54,16 @@ e2e: binaries  ## The tests on whole clusters with kubelets
 sanity: binaries  ## csi-sanity against the driver on a real API server
 	$(PYTEST) tests/sanity $(ARGS)
 
+# --- find out whether it is fast ---------------------------------------------------
+
+.PHONY: bench
+bench: $(INSTALLED)  ## Measure; ARGS='--only NAME --runs N --bursts N --percent N' for less
+	$(PYTHON) -m bench run $(ARGS)
+
+.PHONY: bench-readme
+bench-readme: $(INSTALLED)  ## Put the last results' table and plots into bench/
+	$(PYTHON) -m bench report
+
 .PHONY: check
 check: $(INSTALLED) check-generated  ## Format, lint, types, imports, generated code
 	$(BIN)ruff format --check --quiet

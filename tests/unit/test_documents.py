@@ -15,7 +15,7 @@ import pytest
 from lab import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)==\S+ \\$", re.MULTILINE)
 

@@ -24,15 +24,17 @@ VIOLATIONS = [
     pytest.param("node", "csi_liqo/app/node.py", "import csi_liqo.kube", id="node-to-kube"),
     pytest.param("node", "csi_liqo/app/node.py", "import rich", id="node-to-rich"),
     pytest.param("lab", "lab/new.py", "import csi_liqo.model", id="lab-to-driver"),
+    pytest.param("lab", "lab/new.py", "import bench", id="lab-to-bench"),
     pytest.param("driver", "csi_liqo/app/new.py", "import lab", id="driver-to-lab"),
+    pytest.param("driver", "csi_liqo/app/new.py", "import bench", id="driver-to-bench"),
 ]
 
 
 @pytest.fixture
 def tree(tmp_path: pathlib.Path) -> pathlib.Path:
     """Return a copy of what the contracts speak of."""
-    for package in ("csi_liqo", "lab"):
-        ignored = shutil.ignore_patterns("__pycache__")
+    for package in ("csi_liqo", "lab", "bench"):
+        ignored = shutil.ignore_patterns("__pycache__", "out")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
     shutil.copy(ROOT / ".importlinter", tmp_path)
     return tmp_path

@@ -1,0 +1,1 @@
+"""How fast the driver is: each figure beside what it cannot be faster than, in the same run."""

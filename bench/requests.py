@@ -1,0 +1,185 @@
+"""How many requests the driver sends for a volume, as the API servers count them.
+
+Their metrics know no users, but count by flow schema: the driver's requests come
+under schemas of its own, one a verb and kind of object, which change no priority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import parser
+
+from bench import bursts, fabric, figures, manifests, programs, provisioning
+from lab import api, control_plane
+
+Report = Callable[[str], None]
+
+FLOW_SCHEMAS: Final = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas"
+DISPATCHED: Final = "apiserver_flowcontrol_dispatched_requests"
+WRITES: Final = ("create", "update", "patch", "delete")
+READS: Final = ("get", "list", "watch")
+LEASES: Final = "leases"
+"""Kept up by time and not by volumes."""
+_RESOURCES: Final = {
+    "claims": "persistentvolumeclaims",
+    "volumes": "persistentvolumes",
+    LEASES: "leases",
+}
+_OTHERS: Final = "others"
+IDLE_SECONDS: Final = 10.0
+GROUP: Final = "requests"
+
+Counts = Counter[str]
+"""`<verb> <kind of object>` -> requests."""
+
+
+async def measure(
+    clusters: fabric.Fabric, effort: provisioning.Effort, report: Report
+) -> list[figures.Figure]:
+    """Count what making and deleting volumes of each kind costs both API servers."""
+    planes = (clusters.rome, clusters.milan)
+    await asyncio.gather(*(_install(server) for server in (clusters.consumer, clusters.provider)))
+    made = bursts.Bursts(clusters)
+    await _settled(clusters, made)
+    found = [await _idle(planes, report)]
+    count = effort.size(50)
+    for way, writes in (
+        (bursts.VIRTUAL_HOST_PATH, 2.0),
+        (bursts.VIRTUAL_STATIC, 3.0),
+        (bursts.REMOTE_NOW, 6.0),
+        (bursts.REMOTE_WAITS, 6.0),
+    ):
+        report(f"requests of {count} volumes, {way.name}")
+        names = made.names(count)
+        if way is bursts.VIRTUAL_STATIC:
+            await _make_by_hand(clusters.consumer, names)
+        before = await _count(planes)
+        await made.provision(way, names)
+        between = await _count(planes)
+        if way is bursts.VIRTUAL_STATIC:
+            await _clear_by_hand(clusters, made, way, names)
+        else:
+            await made.clear(way)
+        after = await _count(planes)
+        found += _figures(f"create, {way.name}", between - before, count, writes)
+        found += _figures(f"delete, {way.name}", after - between, count, 2.0)
+    return found
+
+
+def _figures(
+    what: str, counts: Counts, volumes: int, most_writes: float
+) -> Iterable[figures.Figure]:
+    parts = {
+        f"{kind}, requests": [number / volumes] for kind, number in sorted(counts.items()) if number
+    }
+    for unit, verbs, target in (("writes", WRITES, most_writes), ("reads", READS, 0.0)):
+        number = sum(count for kind, count in counts.items() if _is_of(kind, verbs))
+        yield figures.Figure(
+            group=GROUP,
+            name=f"{unit} a volume: {what}",
+            unit="requests",
+            target=target,
+            samples=[number / volumes],
+            parts=parts,
+            note=f"mean of {volumes} volumes; both API servers' own metrics, added",
+        )
+
+
+async def _idle(planes: Iterable[control_plane.ControlPlane], report: Report) -> figures.Figure:
+    report(f"requests while idle, {IDLE_SECONDS:.0f} s")
+    before, start = await _count(planes), time.monotonic()
+    await asyncio.sleep(IDLE_SECONDS)
+    counts, seconds = await _count(planes) - before, time.monotonic() - start
+    return figures.Figure(
+        group=GROUP,
+        name="requests while idle",
+        unit="requests/s",
+        target=0.1,
+        samples=[
+            sum(count for kind, count in counts.items() if _is_of(kind, (*WRITES, *READS)))
+            / seconds
+        ],
+        parts={f"{kind}, requests": [number] for kind, number in sorted(counts.items()) if number},
+        note="but for leases; a watch that ends after its minutes is begun again",
+    )
+
+
+def _is_of(kind: str, verbs: tuple[str, ...]) -> bool:
+    verb, resource = kind.split()
+    return verb in verbs and resource != LEASES
+
+
+def schema_name(verb: str, kind: str) -> str:
+    """Return the name of the flow schema that a verb on a kind of object comes under."""
+    return f"bench-{verb}-{kind}"
+
+
+async def _install(server: api.Api) -> None:
+    for precedence, kinds in ((100, _RESOURCES), (200, {_OTHERS: "*"})):
+        for kind, resource in kinds.items():
+            for verb in (*WRITES, *READS):
+                schema = manifests.counting_schema(
+                    schema_name(verb, kind), verb, resource, programs.COUNTED_GROUP, precedence
+                )
+                await server.create(FLOW_SCHEMAS, schema)
+
+
+async def _settled(clusters: fabric.Fabric, made: bursts.Bursts) -> None:
+    """Wait until both API servers go by the new schemas."""
+    planes = (clusters.rome, clusters.milan)
+    async with asyncio.timeout(60):
+        while True:
+            before = await _count(planes)
+            names = made.names(1)
+            await made.provision(bursts.REMOTE_NOW, names)
+            await made.clear(bursts.REMOTE_NOW)
+            counts = await _count(planes) - before
+            # The claim's attempt is patched here, and its twin made there.
+            if counts["patch claims"] >= 2 and counts["create claims"] >= 1:
+                return
+
+
+async def _count(planes: Iterable[control_plane.ControlPlane]) -> Counts:
+    counts: Counts = Counter()
+    for plane in planes:
+        counts += counted(await programs.scrape(plane))
+    return counts
+
+
+def counted(metrics: str) -> Counts:
+    """Return the driver's requests in the metrics of an API server."""
+    counts: Counts = Counter()
+    for family in parser.text_string_to_metric_families(metrics):
+        if family.name != DISPATCHED:
+            continue
+        for sample in family.samples:
+            named = re.fullmatch(r"bench-(\w+)-(\w+)", sample.labels.get("flow_schema", ""))
+            if named and sample.name.endswith("_total"):
+                counts[" ".join(named.groups())] += int(sample.value)
+    return counts
+
+
+async def _make_by_hand(server: api.Api, names: Iterable[str]) -> None:
+    for name in names:
+        await server.create(fabric.VOLUMES, manifests.hand_made_volume(f"by-hand-{name}", "static"))
+
+
+async def _clear_by_hand(
+    clusters: fabric.Fabric, made: bursts.Bursts, way: bursts.Way, names: list[str]
+) -> None:
+    """Take claims away and then the real volumes, which their class retains."""
+    server = clusters.consumer
+    async with bursts.watching(server, fabric.VOLUMES, bursts.gone) as watched:
+        volumes = (await server.get(fabric.VOLUMES))["items"]
+        virtual = [v["metadata"]["name"] for v in volumes if v["spec"].get("csi")]
+        await made.clear_claims(way)
+        await watched.all_of(virtual)
+        for name in names:
+            await server.request("DELETE", f"{fabric.VOLUMES}/by-hand-{name}")
+        await watched.all_of([f"by-hand-{name}" for name in names])
