@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 from bench import fabric, manifests
@@ -21,6 +21,7 @@ Json = dict[str, Any]
 AT_ONCE: Final = 32
 """Requests of the bench in flight: an API server takes them as from many users."""
 LONGEST_SECONDS: Final = 300.0
+_WORTH_SECONDS: Final = 0.1
 # A bookmark with this annotation ends what the API server tells of the time before.
 _COMPLETE: Final = "k8s.io/initial-events-end"
 _FROM_NOW: Final = {
@@ -163,6 +164,16 @@ class Bursts:
     def __init__(self, clusters: fabric.Fabric) -> None:
         self._clusters = clusters
         self._made = 0
+
+    @contextlib.contextmanager
+    def processors(self) -> Iterator[dict[str, float]]:
+        """Fill in, at the end of the block, the processor seconds that each program used."""
+        used: dict[str, float] = {}
+        before = self._clusters.processor_seconds()
+        yield used
+        for name, seconds in self._clusters.processor_seconds().items():
+            if seconds - before[name] >= _WORTH_SECONDS:
+                used[name] = seconds - before[name]
 
     def names(self, count: int) -> list[str]:
         """Return names that nothing ever had."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from bench import manifests, programs
+from bench import manifests, process_facts, programs
 from lab import api, control_plane, instance, mirror, processes, settings
 
 Report = Callable[[str], None]
@@ -50,8 +50,20 @@ class Fabric:
     milan: control_plane.ControlPlane
     consumer: api.Api
     provider: api.Api
-    controller: processes.Daemon
-    directory: pathlib.Path
+    programs: dict[str, processes.Daemon]
+
+    def processor_seconds(self) -> dict[str, float]:
+        """Return what each program has used of the processors so far, of both clusters."""
+        used: dict[str, float] = {}
+        for where, daemons in (
+            ("", self.programs),
+            (f" of {self.rome.name}", self.rome.components),
+            (f" of {self.milan.name}", self.milan.components),
+        ):
+            for name, daemon in daemons.items():
+                if daemon.identity is not None:
+                    used[name + where] = process_facts.processor_seconds(daemon.identity.pid)
+        return used
 
 
 async def kubectl(
@@ -83,12 +95,12 @@ async def running(owner: instance.Instance, report: Report) -> AsyncIterator[Fab
         await introduce(rome, milan, owner.binaries, mapping)
         report("starting the drivers")
         directory = owner.directory / "programs"
-        controller = await stack.enter_async_context(drivers(rome, owner.binaries, directory))
+        started_ = await stack.enter_async_context(drivers(rome, owner.binaries, directory))
         consumer = await stack.enter_async_context(await api.Api.of(rome.kubeconfig))
         provider = await stack.enter_async_context(await api.Api.of(milan.kubeconfig))
         await wait_until(consumer, REMOTE_CLUSTERS, milan.name, is_ready)
         await wait_until(consumer, _accounts(), "default", lambda item: item is not None)
-        yield Fabric(rome, milan, consumer, provider, controller, directory)
+        yield Fabric(rome, milan, consumer, provider, started_)
 
 
 @contextlib.asynccontextmanager
@@ -206,10 +218,9 @@ async def introduce(
 @contextlib.asynccontextmanager
 async def drivers(
     rome: control_plane.ControlPlane, binaries: pathlib.Path, directory: pathlib.Path
-) -> AsyncIterator[processes.Daemon]:
-    """Run the three drivers of the consumer and their sidecars; yields our controller."""
+) -> AsyncIterator[dict[str, processes.Daemon]]:
+    """Run the three drivers of the consumer and their sidecars; yields all of them by name."""
     sockets = {name: directory / f"{name}.sock" for name in ("csi-liqo", "noop", "loop")}
-    ours = programs.controller(directory, rome, sockets["csi-liqo"])
     noop = [
         *(str((binaries / "noopdriver").resolve()), f"--socket={sockets['noop']}"),
         *(f"--driver-name={manifests.NOOP}", f"--node-name={manifests.NODE}"),
@@ -220,7 +231,7 @@ async def drivers(
         *(f"--state-dir={directory / 'loop'}", f"--kubelet-dir={directory}", "--no-registration"),
     ]
     started_ = {
-        "csi-liqo": ours,
+        "csi-liqo": programs.controller(directory, rome, sockets["csi-liqo"]),
         "noop": programs.daemon(directory, "noopdriver", noop),
         "loop": programs.daemon(directory, "loopdriver", loop),
     }
@@ -237,7 +248,7 @@ async def drivers(
             await programs.wait_until_ready(program, sockets[name])
             sidecars[name].start()
             running_.append(sidecars[name])
-        yield ours
+        yield {program.name: program for program in running_}
     finally:
         for program in reversed(running_):
             await program.stop()

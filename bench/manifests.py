@@ -23,6 +23,9 @@ NAMESPACE: Final = "bench"
 REMOTE_NAMESPACE: Final = "bench-rome"
 """What it is mapped to in the provider."""
 
+TWINS: Final = "/api/v1/namespaces/csi-liqo-storage/persistentvolumeclaims"
+"""Where the driver has its local twins."""
+
 SIZE: Final = "64Mi"
 
 

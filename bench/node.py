@@ -18,10 +18,8 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from bench import figures, manifests, process_facts, programs, provisioning
-from csi_liqo.model import source
+from bench import figures, manifests, node_calls, process_facts, programs, provisioning
 from csi_liqo.rpc.pb import (
-    csi_pb2,
     csi_pb2_grpc,
     pluginregistration_pb2,
     pluginregistration_pb2_grpc,
@@ -114,17 +112,24 @@ async def overhead(node: Node, effort: provisioning.Effort, report: Report) -> l
         report(f"node overhead: {CYCLES} volumes, three ways by turns")
         async with contextlib.AsyncExitStack() as stack:
             ways = {
-                name: Volumes(node, await _stub(stack, path), virtual=name == _OURS)
+                name: node_calls.Volumes(
+                    node.kubelet, await _stub(stack, path), virtual=name == _OURS
+                )
                 for name, path in (
                     (_DIRECT, node.real_socket),
                     (_PROXY, socket),
                     (_OURS, node.socket),
                 )
             }
-            await _cycles(ways, WARM)
-            return _overhead_figures(
-                [await _cycles(ways, CYCLES // effort.runs) for _ in range(effort.runs)]
-            )
+            await node_calls.by_turns(ways, WARM)
+            count = CYCLES // effort.runs
+            rounds, used = [], []
+            for _ in range(effort.runs):
+                before = _processor_ms(proxy, plugin)
+                rounds.append(await node_calls.by_turns(ways, count))
+                after = _processor_ms(proxy, plugin)
+                used.append({name: (after[name] - before[name]) / count for name in after})
+            return _overhead_figures(rounds, used)
     finally:
         await plugin.stop()
         await proxy.stop()
@@ -135,74 +140,17 @@ async def _stub(stack: contextlib.AsyncExitStack, path: pathlib.Path) -> csi_pb2
     return csi_pb2_grpc.NodeStub(channel)
 
 
-class Volumes:
-    """One way to have volumes mounted, with the folders that kubelet makes before."""
-
-    def __init__(self, node: Node, stub: csi_pb2_grpc.NodeStub, *, virtual: bool) -> None:
-        self._node = node
-        self._stub = stub
-        self._virtual = virtual
-        self._used = 0
-
-    async def cycle(self) -> float:
-        """Stage, publish, unpublish and unstage a new volume; return the milliseconds."""
-        volume = f"v{self._used}"
-        self._used += 1
-        driver = manifests.DRIVER if self._virtual else manifests.NOOP
-        plugins = self._node.kubelet / "plugins/kubernetes.io/csi" / driver
-        staging = plugins / volume / "globalmount"
-        pod = self._node.kubelet / "pods" / volume / "volumes/kubernetes.io~csi" / volume
-        for folder in (staging, pod):
-            folder.mkdir(parents=True, exist_ok=True)
-        context = _context(volume) if self._virtual else {}
-        access = csi_pb2.VolumeCapability.AccessMode(mode="SINGLE_NODE_MULTI_WRITER")
-        mount = csi_pb2.VolumeCapability.MountVolume(fs_type="ext4")
-        capability = csi_pb2.VolumeCapability(mount=mount, access_mode=access)
-        target = str(pod / "mount")
-        stage = csi_pb2.NodeStageVolumeRequest(
-            volume_id=volume,
-            staging_target_path=str(staging),
-            volume_capability=capability,
-            volume_context=context,
-        )
-        publish = csi_pb2.NodePublishVolumeRequest(
-            volume_id=volume,
-            staging_target_path=str(staging),
-            target_path=target,
-            volume_capability=capability,
-            volume_context=context,
-        )
-        start = time.perf_counter()
-        await self._stub.NodeStageVolume(stage)
-        await self._stub.NodePublishVolume(publish)
-        await self._stub.NodeUnpublishVolume(
-            csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target)
-        )
-        await self._stub.NodeUnstageVolume(
-            csi_pb2.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=str(staging))
-        )
-        return (time.perf_counter() - start) * 1000
+def _processor_ms(proxy: processes.Daemon, plugin: processes.Daemon) -> dict[str, float]:
+    used = {}
+    for name, program in ((_PROXY, proxy), (_OURS, plugin)):
+        assert program.identity is not None
+        used[name] = 1000 * process_facts.processor_seconds(program.identity.pid)
+    return used
 
 
-def _context(volume: str) -> dict[str, str]:
-    real = source.CsiSource(
-        driver=manifests.NOOP,
-        handle=f"real-{volume}",
-        persistent_volume=f"pvc-{volume}",
-        access_modes=("ReadWriteOnce",),
-    )
-    return source.to_context(source.Source(kind=source.Kind.CSI, fs_type="ext4", csi=real))
-
-
-async def _cycles(ways: dict[str, Volumes], count: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(count):
-        for name, volumes in ways.items():
-            times[name].append(await volumes.cycle())
-    return times
-
-
-def _overhead_figures(rounds: Sequence[dict[str, list[float]]]) -> list[figures.Figure]:
+def _overhead_figures(
+    rounds: Sequence[dict[str, list[float]]], used: Sequence[dict[str, float]]
+) -> list[figures.Figure]:
     medians = {
         name: [statistics.median(times[name]) for times in rounds]
         for name in (_DIRECT, _PROXY, _OURS)
@@ -220,7 +168,10 @@ def _overhead_figures(rounds: Sequence[dict[str, list[float]]]) -> list[figures.
             samples=[
                 ours - proxy for ours, proxy in zip(medians[_OURS], medians[_PROXY], strict=True)
             ],
-            parts={f"{name}, ms": values for name, values in medians.items()},
+            parts={
+                **{f"{name}, ms": values for name, values in medians.items()},
+                **{f"{name}, processor ms": [a[name] for a in used] for name in (_PROXY, _OURS)},
+            },
             note=f"difference of the medians of {count} volumes, the four calls together",
         ),
         figures.Figure(
@@ -256,10 +207,14 @@ async def plugin(node: Node, effort: provisioning.Effort, report: Report) -> lis
             if run >= effort.bursts:
                 continue
             async with contextlib.AsyncExitStack() as stack:
-                ways = {_OURS: Volumes(node, await _stub(stack, node.socket), virtual=True)}
-                await _cycles(ways, WARM)
+                ways = {
+                    _OURS: node_calls.Volumes(
+                        node.kubelet, await _stub(stack, node.socket), virtual=True
+                    )
+                }
+                await node_calls.by_turns(ways, WARM)
                 warm.append(process_facts.memory(identity.pid))
-                await _cycles(ways, CYCLES - WARM)
+                await node_calls.by_turns(ways, CYCLES - WARM)
                 used.append(process_facts.memory(identity.pid))
         finally:
             await program.stop()

@@ -123,24 +123,33 @@ async def _compare(
     times: dict[str, list[float]] = {}
     if count == 1:  # the first of all pays for what later ones find
         await _turn(made, pair, 1)
+    used: dict[str, list[float]] = {}
     for run in range(runs):
         report(f"{what}, {pair.virtual.name}: run {run + 1}")
-        for name, seconds in (await _turn(made, pair, count)).items():
-            times.setdefault(name, []).append(seconds)
+        seconds, processors = await _turn(made, pair, count)
+        for name, value in seconds.items():
+            times.setdefault(name, []).append(value)
+        for name, value in processors.items():
+            used.setdefault(f"virtual: {name}, processor s", []).append(value)
     whole = times.pop(pair.virtual.name)
-    return figures.against_floor(
-        group, f"provisioning of {what}, {pair.virtual.name}", target, whole, times
-    )
+    name = f"provisioning of {what}, {pair.virtual.name}"
+    return figures.against_floor(group, name, target, whole, times, beside=used)
 
 
-async def _turn(made: bursts.Bursts, pair: Comparison, count: int) -> dict[str, float]:
-    times = {}
+async def _turn(
+    made: bursts.Bursts, pair: Comparison, count: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the seconds of each way, and what programs used of the processors in the virtual."""
+    times: dict[str, float] = {}
+    used: dict[str, float] = {}
     for way in (pair.real, bursts.NOOP, pair.virtual):
         names = made.names(count)
         binds = pair.real_binds if way is pair.real else True
-        times[way.name] = await made.provision(way, names, binds=binds)
+        with made.processors() as counted:
+            times[way.name] = await made.provision(way, names, binds=binds)
+        used = counted
         await made.clear(way)
-    return times
+    return times, used
 
 
 async def _retried(made: bursts.Bursts, group: str) -> figures.Figure:

@@ -23,7 +23,9 @@ Report = Callable[[str], None]
 FLOW_SCHEMAS: Final = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas"
 DISPATCHED: Final = "apiserver_flowcontrol_dispatched_requests"
 WRITES: Final = ("create", "update", "patch", "delete")
-READS: Final = ("get", "list", "watch")
+READS: Final = ("get", "list")
+WATCHES: Final = ("watch",)
+"""Begun by time: each ends after some minutes."""
 LEASES: Final = "leases"
 """Kept up by time and not by volumes."""
 _RESOURCES: Final = {
@@ -46,6 +48,7 @@ async def measure(
     planes = (clusters.rome, clusters.milan)
     await asyncio.gather(*(_install(server) for server in (clusters.consumer, clusters.provider)))
     made = bursts.Bursts(clusters)
+    await _anchor(clusters.consumer)
     await _settled(clusters, made)
     found = [await _idle(planes, report)]
     count = effort.size(50)
@@ -102,7 +105,9 @@ async def _idle(planes: Iterable[control_plane.ControlPlane], report: Report) ->
         unit="requests/s",
         target=0.1,
         samples=[
-            sum(count for kind, count in counts.items() if _is_of(kind, (*WRITES, *READS)))
+            sum(
+                count for kind, count in counts.items() if _is_of(kind, (*WRITES, *READS, *WATCHES))
+            )
             / seconds
         ],
         parts={f"{kind}, requests": [number] for kind, number in sorted(counts.items()) if number},
@@ -123,11 +128,25 @@ def schema_name(verb: str, kind: str) -> str:
 async def _install(server: api.Api) -> None:
     for precedence, kinds in ((100, _RESOURCES), (200, {_OTHERS: "*"})):
         for kind, resource in kinds.items():
-            for verb in (*WRITES, *READS):
+            for verb in (*WRITES, *READS, *WATCHES):
                 schema = manifests.counting_schema(
                     schema_name(verb, kind), verb, resource, programs.COUNTED_GROUP, precedence
                 )
                 await server.create(FLOW_SCHEMAS, schema)
+
+
+async def _anchor(server: api.Api) -> None:
+    """Have a twin that stays: the first and the last of all change what the fence goes by."""
+    twin = manifests.claim("anchor", "nobody")
+    twin["metadata"] |= {
+        "labels": {
+            "csi.liqo.io/volume": "anchor",
+            "csi.liqo.io/consumer": manifests.CONSUMER,
+            "csi.liqo.io/fence": "open",
+        },
+        "annotations": {"csi.liqo.io/handed-over": "true"},
+    }
+    await server.create(manifests.TWINS, twin)
 
 
 async def _settled(clusters: fabric.Fabric, made: bursts.Bursts) -> None:
