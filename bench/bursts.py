@@ -70,25 +70,29 @@ class Watched:
         self._changed = asyncio.Event()
         self._error: Exception | None = None
         self._complete = False
+        self._version = ""
         self.times: dict[str, float] = {}
 
     async def follow(self, server: api.Api, path: str) -> None:
         """Take in what there is, as if it came now, and then each change until cancelled."""
-        events = server.watch(path, _FROM_NOW, silence_seconds=90)
+        params = _FROM_NOW
         try:
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    self._take(event)
+            while True:
+                # NB: a server ends the watch of a client that is slow to read; it goes on there.
+                events = server.watch(path, params, silence_seconds=90)
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        self._take(event)
+                params = {"resourceVersion": self._version, "timeoutSeconds": "3600"}
         except api.FAILURES as error:
             self._error = error
-        else:
-            self._error = RuntimeError(f"the watch of {path} ended")
-        self._changed.set()
+            self._changed.set()
 
     def _take(self, event: Json) -> None:
         if event["type"] == "ERROR":
             raise api.ApiError(event["object"].get("code", 500), "", str(event["object"]))
         metadata = event["object"]["metadata"]
+        self._version = str(metadata["resourceVersion"])
         if event["type"] == "BOOKMARK":
             self._complete = self._complete or _COMPLETE in metadata.get("annotations", {})
         elif metadata["name"] not in self.times and self._wished(event["type"], event["object"]):

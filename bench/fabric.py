@@ -95,12 +95,12 @@ async def running(owner: instance.Instance, report: Report) -> AsyncIterator[Fab
         await introduce(rome, milan, owner.binaries, mapping)
         report("starting the drivers")
         directory = owner.directory / "programs"
-        started_ = await stack.enter_async_context(drivers(rome, owner.binaries, directory))
+        beside = await stack.enter_async_context(drivers(rome, owner.binaries, directory))
         consumer = await stack.enter_async_context(await api.Api.of(rome.kubeconfig))
         provider = await stack.enter_async_context(await api.Api.of(milan.kubeconfig))
         await wait_until(consumer, REMOTE_CLUSTERS, milan.name, is_ready)
         await wait_until(consumer, _accounts(), "default", lambda item: item is not None)
-        yield Fabric(rome, milan, consumer, provider, started_)
+        yield Fabric(rome, milan, consumer, provider, beside)
 
 
 @contextlib.asynccontextmanager
@@ -230,7 +230,7 @@ async def drivers(
         *(f"--driver-name={manifests.LOOP}", f"--node-name={manifests.NODE}"),
         *(f"--state-dir={directory / 'loop'}", f"--kubelet-dir={directory}", "--no-registration"),
     ]
-    started_ = {
+    served = {
         "csi-liqo": programs.controller(directory, rome, sockets["csi-liqo"]),
         "noop": programs.daemon(directory, "noopdriver", noop),
         "loop": programs.daemon(directory, "loopdriver", loop),
@@ -240,17 +240,17 @@ async def drivers(
         name: programs.provisioner(directory, binaries, name, socket, user)
         for name, socket in sockets.items()
     }
-    running_: list[processes.Daemon] = []
+    begun: list[processes.Daemon] = []
     try:
-        for name, program in started_.items():
+        for name, program in served.items():
             program.start()
-            running_.append(program)
+            begun.append(program)
             await programs.wait_until_ready(program, sockets[name])
             sidecars[name].start()
-            running_.append(sidecars[name])
-        yield {program.name: program for program in running_}
+            begun.append(sidecars[name])
+        yield {program.name: program for program in begun}
     finally:
-        for program in reversed(running_):
+        for program in reversed(begun):
             await program.stop()
 
 

@@ -30,6 +30,8 @@ Report = Callable[[str], None]
 
 CYCLES: Final = 1000
 WARM: Final = 100
+HALF: Final = CYCLES // 2
+"""Until then an allocator still finds out how much it needs."""
 OVERHEAD: Final = "node-overhead"
 PLUGIN: Final = "node-plugin"
 _DIRECT: Final = "the real driver itself"
@@ -189,7 +191,7 @@ async def plugin(node: Node, effort: provisioning.Effort, report: Report) -> lis
     """Measure the start of the node plugin, and its memory before and after many volumes."""
     starts: list[float] = []
     idle: list[process_facts.Memory] = []
-    warm: list[process_facts.Memory] = []
+    half: list[process_facts.Memory] = []
     used: list[process_facts.Memory] = []
     for run in range(effort.runs):
         report(f"node plugin: start and memory, run {run + 1}")
@@ -212,19 +214,19 @@ async def plugin(node: Node, effort: provisioning.Effort, report: Report) -> lis
                         node.kubelet, await _stub(stack, node.socket), virtual=True
                     )
                 }
-                await node_calls.by_turns(ways, WARM)
-                warm.append(process_facts.memory(identity.pid))
-                await node_calls.by_turns(ways, CYCLES - WARM)
+                await node_calls.by_turns(ways, HALF)
+                half.append(process_facts.memory(identity.pid))
+                await node_calls.by_turns(ways, CYCLES - HALF)
                 used.append(process_facts.memory(identity.pid))
         finally:
             await program.stop()
-    return _plugin_figures(starts, idle, warm, used)
+    return _plugin_figures(starts, idle, half, used)
 
 
 def _plugin_figures(
     starts: list[float],
     idle: list[process_facts.Memory],
-    warm: list[process_facts.Memory],
+    half: list[process_facts.Memory],
     used: list[process_facts.Memory],
 ) -> list[figures.Figure]:
     def figure(name: str, target: float, samples: list[float], unit: str = "MiB") -> figures.Figure:
@@ -240,11 +242,11 @@ def _plugin_figures(
         figure(f"resident, {after}", 48, [memory.resident_mib for memory in used]),
         figure(f"anonymous, {after}", 26, [memory.anonymous_mib for memory in used]),
         figure(
-            f"growth from {WARM} to {CYCLES} volumes",
+            f"growth from {HALF} to {CYCLES} volumes",
             0.5,
             [
                 late.anonymous_mib - early.anonymous_mib
-                for early, late in zip(warm, used, strict=True)
+                for early, late in zip(half, used, strict=True)
             ],
         ),
     ]

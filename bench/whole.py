@@ -75,14 +75,14 @@ class Way:
 class Lab:
     """A running lab with both modes of the driver over the kinds of the loop driver."""
 
-    rome: lifecycle.Fabric
+    clusters: lifecycle.Fabric
     consumer: api.Api
 
     async def kubectl(self, *arguments: str | pathlib.Path, objects: Sequence[Json] = ()) -> str:
         """Run kubectl in the consumer, with objects to read."""
         given = ("--filename=-",) if objects else ()
         text = yaml.safe_dump_all(objects) if objects else None
-        return await self.rome.consumer.kubectl(*arguments, *given, stdin=text)
+        return await self.clusters.consumer.kubectl(*arguments, *given, stdin=text)
 
     async def start(self, way: Way, image: str = settings.BUSYBOX_IMAGE) -> float:
         """Start a way's pod; return the seconds from its creation to the first it says.
@@ -131,26 +131,26 @@ async def running(owner: instance.Instance, report: Report) -> AsyncIterator[Lab
         await lifecycle.add_storage(owner, report)
         octet = owner.recorded_octet
         assert octet is not None
-        fabric_ = lifecycle.describe(owner, octet)
+        clusters = lifecycle.describe(owner, octet)
         report("installing the mode that attaches")
-        kubectl = fabric_.consumer.kubectl
+        kubectl = clusters.consumer.kubectl
         await kubectl("apply", "-k", settings.REPOSITORY / "deploy" / "attach")
         for workload in ("deployment/csi-liqo-controller-attach", "daemonset/csi-liqo-node-attach"):
             await kubectl(
                 *("rollout", "status", workload, "--namespace=csi-liqo", "--timeout=120s")
             )
-        await _import_fio(fabric_, report)
-        async with await api.Api.of(fabric_.consumer.plane.kubeconfig) as consumer:
-            yield Lab(fabric_, consumer)
+        await _import_fio(clusters, report)
+        async with await api.Api.of(clusters.consumer.plane.kubeconfig) as consumer:
+            yield Lab(clusters, consumer)
     finally:
         await lifecycle.down(owner, report)
 
 
-async def _import_fio(whole: lifecycle.Fabric, report: Report) -> None:
+async def _import_fio(clusters: lifecycle.Fabric, report: Report) -> None:
     await requirements.ensure_packages(settings.MEASURING_PACKAGES, report)
     files = await images.with_libraries(["fio"]) | {"bin/busybox": pathlib.Path("/bin/busybox")}
     fio = await images.ensure(settings.FIO_IMAGE, files, [], command=["sh"], applets=True)
-    (host,) = (host for host in whole.consumer.nodes if host.name == NODE)
+    (host,) = (host for host in clusters.consumer.nodes if host.name == NODE)
     await images.ensure_imported(host, [fio])
 
 
