@@ -34,6 +34,32 @@ HANDED_OVER_ANNOTATION: Final = f"{GROUP}/handed-over"
 ATTEMPT_ANNOTATION: Final = f"{GROUP}/attempt"
 """On a virtual claim: the remote cluster where something of it may have been written."""
 
+IDENTITY_ANNOTATION: Final = f"{GROUP}/identity"
+"""On a virtual node that Liqo made: the identity of the provider it stood for when last seen."""
+
+REAL_CLASS_ANNOTATION: Final = f"{GROUP}/real-class"
+"""On the virtual volume and claim of a remote twin that is bound: its class in the provider."""
+REAL_VOLUME_ANNOTATION: Final = f"{GROUP}/real-volume"
+"""Beside it: the name of the real volume."""
+REAL_CAPACITY_ANNOTATION: Final = f"{GROUP}/real-capacity"
+"""Beside it: the real volume's capacity, as a Kubernetes quantity."""
+REAL_PHASE_ANNOTATION: Final = f"{GROUP}/real-phase"
+"""Beside it: the phase of the twin. While all these are absent the twin is not bound yet."""
+HEALTH_ANNOTATION: Final = f"{GROUP}/health"
+"""On a virtual volume and claim: a value of ``model.health.Health``. Absent on a local one is
+healthy, on a remote one "the twin is not bound yet"."""
+
+TWIN_ANNOTATION: Final = f"{GROUP}/repaired-twin"
+"""On a virtual volume whose twin was made again: the new one, in the place of the one that its
+immutable volume_context names."""
+VIRTUAL_CLASS_ANNOTATION: Final = f"{GROUP}/virtual-class"
+"""On a twin: the virtual class of its claim, by which a lost virtual volume is made again."""
+RETAINED_ANNOTATION: Final = f"{GROUP}/retained"
+"""On a twin whose virtual volume was released and has reclaim policy Retain: what to remember
+of that volume (``model.kept.Kept``)."""
+RESTORE_ANNOTATION: Final = f"{GROUP}/restore"
+"""On a real volume while its twin is made again: all that this needs (``model.restore``)."""
+
 TWIN_FINALIZER: Final = f"{GROUP}/twin"
 
 REMOTE_CLASS_ANNOTATION: Final = "liqo.io/remote-storage-class"
@@ -48,3 +74,12 @@ REMOTE_CLUSTER_ID_LABEL: Final = "liqo.io/remote-cluster-id"
 
 LIQO_PROVISIONER: Final = "liqo.io/storage"
 STATIC_PROVISIONER: Final = "kubernetes.io/no-provisioner"
+
+DRIVER_NAMESPACE: Final = "csi-liqo"
+"""Where the driver runs, and the only namespace whose Secrets it reads."""
+RENEW_LABEL: Final = f"{GROUP}/renew"
+"""On a Secret with a kubeconfig: ``true`` lets the controller renew the token in it."""
+TOKEN_LABEL: Final = f"{GROUP}/token-of"
+"""On a Secret in a provider: tokens of this consumer are bound to it."""
+FORGOTTEN_ANNOTATION: Final = f"{GROUP}/forgotten"
+"""On a virtual volume: its home cluster, which was removed while its data was kept there."""
