@@ -92,9 +92,17 @@ class ClaimSpec(Struct, frozen=True):
     resources: Resources = Resources()
 
 
+class ClaimCondition(Struct, frozen=True):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
 class ClaimStatus(Struct, frozen=True):
     phase: str = "Pending"
     capacity: dict[str, str] = {}
+    conditions: tuple[ClaimCondition, ...] = ()
 
 
 class Claim(Object, frozen=True):
@@ -319,6 +327,7 @@ class Event(Object, frozen=True):
     message: str = ""
     last_timestamp: str | None = None
     event_time: str | None = None
+    count: int = 0
 
 
 class SecretReference(Struct, frozen=True):
