@@ -124,9 +124,17 @@ class EventWarnings:
     is nothing to tell.
     """
 
-    def __init__(self, calls: api.Api) -> None:
+    def __init__(
+        self, calls: api.Api, on_change: Callable[[frozenset[str]], None] = lambda _: None
+    ) -> None:
+        """``on_change`` hears the namespaces whose events may not be read, when these change."""
         self._calls = calls
+        self._on_change = on_change
+        self._refused: frozenset[str] = frozenset()
         self._decoder = msgspec.json.Decoder(_Events)
+
+    def heard(self, namespace: str) -> bool:
+        return namespace not in self._refused
 
     async def latest(self, namespace: str, uid: str) -> str:
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "50"}
@@ -135,11 +143,20 @@ class EventWarnings:
                 answer = await self._calls.request(
                     "GET", resources.EVENTS.path(namespace), query=query
                 )
+        except errors.ApiForbiddenError:
+            self._note(self._refused | {namespace})
+            return ""
         except (errors.ApiError, TimeoutError):
             return ""
+        self._note(self._refused - {namespace})
         events = self._decoder.decode(answer).items
         newest = max(events, key=_time_of, default=None)
         return f"{newest.reason}: {newest.message}" if newest else ""
+
+    def _note(self, refused: frozenset[str]) -> None:
+        if refused != self._refused:
+            self._refused = refused
+            self._on_change(refused)
 
 
 class _Events(objects.Struct, frozen=True):

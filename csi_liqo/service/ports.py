@@ -88,3 +88,21 @@ class Warnings(Protocol):
 
     async def latest(self, namespace: str, uid: str) -> str:
         """Return the newest Warning event's text on an object; empty when there is none to see."""
+
+    def heard(self, namespace: str) -> bool:
+        """Tell whether events there may be read, as far as was tried."""
+
+
+class Events(Protocol):
+    """What this driver says of the consumer's objects, where their owners look for it."""
+
+    async def warn(
+        self, about: objects.Claim | objects.PersistentVolume, reason: str, message: str
+    ) -> None:
+        """Put a Warning on an object; the same reason again only after a while.
+
+        ``reason`` is one CamelCase word. Missing rights are no error: the log has it then.
+
+        Raises:
+            errors.ApiError: the API server gave no answer, so that it may be tried again.
+        """
