@@ -87,6 +87,14 @@ class Collection(Generic[T]):
             return None
         return self._decoder.decode(answer)
 
+    async def raw(self, namespace: str, name: str) -> ports.Manifest | None:
+        try:
+            answer = await self._calls.request("GET", self._resource.path(namespace, name))
+        except errors.ApiNotFoundError:
+            return None
+        manifest: ports.Manifest = msgspec.json.decode(answer)
+        return manifest
+
     async def create(self, namespace: str, manifest: ports.Manifest) -> T:
         path = self._resource.path(namespace)
         return self._decoder.decode(await self._calls.request("POST", path, body=manifest))

@@ -57,6 +57,9 @@ class SpreadClaims:
     async def read(self, namespace: str, name: str) -> objects.Claim | None:
         return await self.cover(namespace).read(namespace, name)
 
+    async def raw(self, namespace: str, name: str) -> ports.Manifest | None:
+        return await self.cover(namespace).raw(namespace, name)
+
     async def create(self, namespace: str, manifest: ports.Manifest) -> objects.Claim:
         return await self.cover(namespace).create(namespace, manifest)
 

@@ -58,7 +58,7 @@ RETAINED_ANNOTATION: Final = f"{GROUP}/retained"
 """On a twin whose virtual volume was released and has reclaim policy Retain: what to remember
 of that volume (``model.kept.Kept``)."""
 RESTORE_ANNOTATION: Final = f"{GROUP}/restore"
-"""On a real volume while its twin is made again: all that this needs (``model.restore``)."""
+"""On a virtual volume while its twin is made again: all that this needs (``model.restore``)."""
 
 TWIN_FINALIZER: Final = f"{GROUP}/twin"
 

@@ -221,6 +221,7 @@ class StorageClass(Object, frozen=True):
     parameters: dict[str, str] = {}
     volume_binding_mode: str = "Immediate"
     reclaim_policy: str = "Delete"
+    mount_options: tuple[str, ...] = ()
 
     @property
     def default(self) -> bool:

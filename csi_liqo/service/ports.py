@@ -53,6 +53,9 @@ class Objects(Protocol[T_co]):
             errors.ApiError: the server refused, or did not answer.
         """
 
+    async def raw(self, namespace: str, name: str) -> Manifest | None:
+        """As ``read``, with every field that the API server has, to make the object again."""
+
     async def create(self, namespace: str, manifest: Manifest) -> T_co:
         """Create an object, and return it as stored.
 

@@ -144,11 +144,15 @@ def _source_of(consumer: clusters.Consumer, volume: objects.PersistentVolume) ->
 def twin_of(volume: objects.PersistentVolume) -> twins.TwinRef:
     """Return the twin that a virtual volume names.
 
+    A twin that was made again has another uid, and volume_context is immutable: the new one
+    is then in an annotation, which only who may write volumes here can set.
+
     Raises:
         errors.InvalidRequestError: it names none, so this driver did not make it.
     """
     attributes = volume.spec.csi.volume_attributes if volume.spec.csi else {}
-    return twins.TwinRef.parse(attributes.get(twins.TWIN_KEY, ""))
+    named = volume.metadata.annotations.get(names.TWIN_ANNOTATION)
+    return twins.TwinRef.parse(named or attributes.get(twins.TWIN_KEY, ""))
 
 
 def home_of(volume: objects.PersistentVolume) -> str:
