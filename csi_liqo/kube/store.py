@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -49,11 +50,15 @@ class Store(Generic[T]):
         """Wait until the store holds everything."""
         await self._sync_change.wait()
 
-    def listen(self, listener: Listener[T]) -> None:
-        """Call ``listener`` on each change from now on, and now for each object there is."""
+    def listen(self, listener: Listener[T]) -> Callable[[], None]:
+        """Call ``listener`` on each change from now on, and now for each object there is.
+
+        Returns what ends that.
+        """
         self._listeners.append(listener)
-        for thing in self._objects.values():
+        for thing in tuple(self._objects.values()):
             listener(None, thing)
+        return functools.partial(self._listeners.remove, listener)
 
     def get(self, namespace: str, name: str) -> T | None:
         return self._objects.get((namespace, name))
@@ -126,5 +131,5 @@ class Store(Generic[T]):
         for waiter in self._waiters.get(key, ()):
             if not waiter.done():
                 waiter.set_result(None)
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener(before, after)
