@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-from lab import processes, settings
+from lab import processes, settings, workshop
 
 Report = Callable[[str], None]
 
@@ -47,8 +47,25 @@ async def ensure(
         LabError: a build failed; the text has the compiler's last words.
     """
     go = await ensure_go(report)
+    # Two, because a build waits for downloads at its begin and for the disk at its end.
+    free = asyncio.Semaphore(settings.BUILDS_AT_ONCE)
+
+    missing = [pin_set for pin_set in pin_sets if not _target(pin_set, go).exists()]
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        plain = workshop.Workshop()
+        # Our own modules change, and want Go's lasting cache.
+        pinned = not settings.MODULES.keys() >= set(missing)
+        fast = await stack.enter_async_context(workshop.opened()) if pinned else plain
+
+        async def build(pin_set: str) -> None:
+            async with free:
+                where = plain if pin_set in settings.MODULES else fast
+                await _ensure_set(pin_set, go, where, report)
+
+        for pin_set in missing:
+            group.create_task(build(pin_set), name=f"building {pin_set}")
     for pin_set in pin_sets:
-        _link_all(links, await _ensure_set(pin_set, go, report))
+        _link_all(links, _target(pin_set, go))
     return links
 
 
@@ -104,26 +121,36 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.partition(" ")[0])[:3])
 
 
-async def _ensure_set(pin_set: str, go: Go, report: Report) -> pathlib.Path:
-    source = settings.MODULES.get(pin_set, settings.PINS / pin_set)
-    flags = settings.LINKER_FLAGS.get(pin_set, settings.DEFAULT_LINKER_FLAGS)
+def _target(pin_set: str, go: Go) -> pathlib.Path:
+    """Return the folder of a set's programs; it exists when they are built."""
+    source = _source(pin_set)
     files = [source / "go.mod", source / "go.sum", *sorted(source.glob("*.go"))]
     key = hashlib.sha256()
-    for part in (go.version, settings.COMPILER_FLAGS, flags, *(f.read_text() for f in files)):
+    flags = (go.version, settings.COMPILER_FLAGS, _linker_flags(pin_set))
+    for part in (*flags, *(file.read_text() for file in files)):
         key.update(part.encode() + b"\0")
-    target = settings.cache_directory() / "binaries" / f"{pin_set}-{key.hexdigest()[:16]}"
-    if target.exists():
-        return target
+    return settings.cache_directory() / "binaries" / f"{pin_set}-{key.hexdigest()[:16]}"
 
+
+def _source(pin_set: str) -> pathlib.Path:
+    return settings.MODULES.get(pin_set, settings.PINS / pin_set)
+
+
+def _linker_flags(pin_set: str) -> str:
+    return settings.LINKER_FLAGS.get(pin_set, settings.DEFAULT_LINKER_FLAGS)
+
+
+async def _ensure_set(pin_set: str, go: Go, where: workshop.Workshop, report: Report) -> None:
+    target = _target(pin_set, go)
     async with locked(target):
         if not target.exists():  # another clone may have built it while this one waited
             report(f"Building {pin_set}; the first time this takes minutes")
             with staged(target) as partial:
-                await _build(source, go, flags, partial)
-    return target
+                await _build(pin_set, go, where, partial)
 
 
-async def _build(source: pathlib.Path, go: Go, flags: str, target: pathlib.Path) -> None:
+async def _build(pin_set: str, go: Go, where: workshop.Workshop, target: pathlib.Path) -> None:
+    source = _source(pin_set)
     module = json.loads(
         await processes.run(
             go.program, "mod", "edit", "-json", directory=source, environment=_environment()
@@ -132,11 +159,11 @@ async def _build(source: pathlib.Path, go: Go, flags: str, target: pathlib.Path)
     # A set of pins names its programs as tools; a module of ours is a program itself.
     packages = [tool["Path"] for tool in module["Tool"] or []] or ["."]
     await processes.run(
-        *(go.program, "build", "-mod=readonly", "-trimpath", "-buildvcs=false"),
-        *("-gcflags", settings.COMPILER_FLAGS, "-ldflags", flags),
+        *(*where.prefix, str(go.program), "build", f"-C={source}"),  # entering moves to the root
+        *("-mod=readonly", "-trimpath", "-buildvcs=false"),
+        *("-gcflags", settings.COMPILER_FLAGS, "-ldflags", _linker_flags(pin_set)),
         *("-o", f"{target}/", *packages),
-        directory=source,
-        environment={**_environment(), **settings.BUILD_MEMORY},
+        environment={**_environment(), **settings.BUILD_MEMORY, **where.environment},
     )
     for built, name in settings.BINARY_NAMES.items():
         if (target / built).exists():

@@ -79,6 +79,15 @@ class Cluster:
         fresh = [member.name for member in self.nodes if member.start_kubelet()]
         await self._wait_until_ready(dict.fromkeys(fresh, time.time()))
 
+    async def switch_off(self, member: node.Node) -> None:
+        """End a node as a machine that loses its power; `hold()` and `start()` boot it again.
+
+        The first node takes the control plane with it. What is on disk stays.
+        """
+        if member is self.nodes[0]:
+            await self._instance.group.child(self._plane_group).kill()
+        await member.kill()
+
     def holders(self) -> dict[str, int]:
         """Return the address of each node -> id of a process in its namespaces."""
         return {

@@ -11,12 +11,13 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from lab import binaries, settings
+from lab import binaries, processes, settings
 
 # In a node's folder: the images it has.
 _IMPORTED: Final = "images.json"
@@ -63,6 +64,21 @@ async def ensure_small(programs: pathlib.Path) -> list[Archive]:
         await ensure(settings.BUSYBOX_IMAGE, busybox, [], command=["sh"], applets=True),
         await ensure(settings.PROVISIONER_IMAGE, provisioner, ["/csi-provisioner"]),
     ]
+
+
+async def with_libraries(programs: Iterable[str]) -> dict[str, pathlib.Path]:
+    """Return the files of an image that has these programs of the machine.
+
+    Libraries are under the paths where the programs' loader looks.
+
+    Raises:
+        LabError: a program is not installed.
+    """
+    paths = {processes.program(name) for name in programs}
+    for program in tuple(paths):
+        listed = await processes.run(processes.program("ldd"), program)
+        paths.update(re.findall(r"(/\S+) \(0x", listed))
+    return {path.lstrip("/"): pathlib.Path(path) for path in sorted(paths)}
 
 
 async def ensure_imported(runtime: Runtime, archives: Sequence[Archive]) -> None:

@@ -123,11 +123,11 @@ class Surroundings:
             space = f"/proc/{self.namespaces_of}/ns"
             prefix += [program("nsenter"), f"--net={space}/net", f"--mount={space}/mnt", "--"]
         if self.tied:
-            prefix += _tie()
+            prefix += tie()
         return [*prefix, *argv]
 
 
-def _tie() -> list[str]:
+def tie() -> list[str]:
     """Return what a command is prefixed with to be killed when this process is."""
     # NB: the signal follows the end of the parent *thread*; start from a lasting one. A parent
     # that ended before the signal was asked for sends none: so the shell looks who it is by then.
@@ -288,7 +288,7 @@ async def run(
     """
     command = [str(part) for part in argv]
     child = await asyncio.create_subprocess_exec(
-        *(*_tie(), *command),
+        *(*tie(), *command),
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

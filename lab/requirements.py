@@ -3,17 +3,17 @@
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from lab import errors, processes, settings
 
 
-def missing_packages() -> list[str]:
+def missing_packages(packages: Mapping[str, str] = settings.DEBIAN_PACKAGES) -> list[str]:
     """Return the Debian packages whose proof of presence is not found."""
     path = f"{os.environ.get('PATH', '')}:{settings.PROGRAM_PATH}"
     return [
         package
-        for package, proof in settings.DEBIAN_PACKAGES.items()
+        for package, proof in packages.items()
         if not (pathlib.Path(proof).exists() if "/" in proof else shutil.which(proof, path=path))
     ]
 
@@ -24,11 +24,17 @@ async def ensure(report: Callable[[str], None]) -> None:
     Raises:
         LabError: something is missing and this is no Debian, or apt-get fails.
     """
-    await _install_packages(missing_packages(), report)
+    await ensure_packages(settings.DEBIAN_PACKAGES, report)
     _raise_inotify_limit(report)
 
 
-async def _install_packages(missing: list[str], report: Callable[[str], None]) -> None:
+async def ensure_packages(packages: Mapping[str, str], report: Callable[[str], None]) -> None:
+    """Have Debian packages, each named with a file or program that proves it is there.
+
+    Raises:
+        LabError: one is missing and this is no Debian, or apt-get fails.
+    """
+    missing = missing_packages(packages)
     if not missing:
         return
 

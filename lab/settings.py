@@ -46,6 +46,8 @@ DEBIAN_PACKAGES: Final[Mapping[str, str]] = {
     "kmod": "modprobe",
     "socat": "socat",
 }
+# What only the tests of a volume's speed start.
+MEASURING_PACKAGES: Final[Mapping[str, str]] = {"fio": "fio"}
 # kubelet and the tools in Debian's sbin folders are found even when PATH lacks them.
 PROGRAM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -55,8 +57,8 @@ GO_VERSION: Final = (1, 26, 6)
 # --- versions -----------------------------------------------------------------------------------
 
 KUBERNETES_VERSION: Final = "v1.37.2"
-# What every lab runs.
-PIN_SETS: Final = ("etcd", "kubernetes", "containerd", "provisioner")
+# What every lab runs; the one that takes the longest comes first.
+PIN_SETS: Final = ("kubernetes", "etcd", "containerd", "provisioner")
 # What only the tests start.
 TEST_PIN_SETS: Final = ("sanity",)
 # What real storage that is itself CSI needs: a driver, and the sidecars beside csi-provisioner.
@@ -73,8 +75,12 @@ LINKER_FLAGS: Final[Mapping[str, str]] = {
 DEFAULT_LINKER_FLAGS: Final = "-s -w"
 # Nobody debugs these programs, so that no table for a debugger is made, not even to be stripped.
 COMPILER_FLAGS: Final = "all=-dwarf=false"
+BUILDS_AT_ONCE: Final = 2
 # Compiler and linker live for seconds: instead of collecting garbage they may grow to this.
-BUILD_MEMORY: Final[Mapping[str, str]] = {"GOGC": "off", "GOMEMLIMIT": "3GiB"}
+BUILD_MEMORY: Final[Mapping[str, str]] = {"GOGC": "off", "GOMEMLIMIT": "2GiB"}
+# Where there is this much memory, pinned sets are built in a file system of that size in it.
+WORKSHOP_NEEDS_BYTES: Final = 18 << 30
+WORKSHOP_BYTES: Final = 12 << 30
 # Go names a program after the last element of its package's path that is no major version.
 BINARY_NAMES: Final[Mapping[str, str]] = {"server": "etcd", "v3": "etcd"}
 
@@ -140,6 +146,7 @@ LOOP_DRIVER_IMAGE: Final = "docker.io/local/loopdriver:1"
 # What the loop driver starts, and one of them reads.
 LOOP_DRIVER_PROGRAMS: Final = ("mkfs.ext4", "e2fsck", "resize2fs", "mkfs.xfs", "xfs_growfs")
 LOOP_DRIVER_FILES: Final = ("/etc/mke2fs.conf",)
+FIO_IMAGE: Final = "docker.io/local/fio:1"
 DRIVER_IMAGE: Final = "ghcr.io/csi-liqo/csi-liqo:v0.1.0"
 # As Go and the image format name it.
 ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(

@@ -1,26 +1,31 @@
 """Real storage that is itself CSI: the loop driver and its sidecars in the lab's clusters.
 
-Not part of every lab, because the demo does not need it. It comes in two kinds that
-live side by side under different names: one needs no attaching, the other does.
+Not part of every lab, because the demo does not need it. It comes in kinds that live side
+by side under different names: one needs no attaching, one does, and one has volumes that
+every node reaches, for those who know its secret.
 """
 
 import asyncio
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import yaml
 
-from lab import binaries, cluster, errors, images, processes, settings
+from lab import binaries, cluster, errors, images, settings
 
 Report = Callable[[str], None]
 
 PLAIN: Final = "plain"
 ATTACHING: Final = "attaching"
+SHARED: Final = "shared"
 # Kind, which is a folder of the manifests -> the namespace that those name.
-NAMESPACES: Final = {PLAIN: "loop", ATTACHING: "loop-attach"}
-DRIVERS: Final = {PLAIN: "loop.csi.example.com", ATTACHING: "loop-attach.csi.example.com"}
+NAMESPACES: Final = {PLAIN: "loop", ATTACHING: "loop-attach", SHARED: "loop-shared"}
+DRIVERS: Final = {
+    PLAIN: "loop.csi.example.com",
+    ATTACHING: "loop-attach.csi.example.com",
+    SHARED: "loop-shared.csi.example.com",
+}
 
 _MANIFESTS: Final = settings.MANIFESTS / "loopdriver"
 _STATE: Final = "/var/lib/loopdriver"  # in the manifests
@@ -55,21 +60,10 @@ async def ensure_images(programs: pathlib.Path, report: Report) -> list[images.A
 
 
 async def _driver_image(programs: pathlib.Path) -> images.Archive:
-    paths = [pathlib.Path(processes.program(name)) for name in settings.LOOP_DRIVER_PROGRAMS]
-    paths += map(pathlib.Path, settings.LOOP_DRIVER_FILES)
-    paths += await _libraries()
-    files = {str(path).lstrip("/"): path.resolve() for path in paths}
+    files = await images.with_libraries(settings.LOOP_DRIVER_PROGRAMS)
+    files |= {path.lstrip("/"): pathlib.Path(path) for path in settings.LOOP_DRIVER_FILES}
     files["loopdriver"] = (programs / "loopdriver").resolve()
     return await images.ensure(settings.LOOP_DRIVER_IMAGE, files, ["/loopdriver"])
-
-
-async def _libraries() -> list[pathlib.Path]:
-    """Return the libraries of the programs, under the paths where their loader looks."""
-    found = set()
-    for name in settings.LOOP_DRIVER_PROGRAMS:
-        listed = await processes.run(processes.program("ldd"), processes.program(name))
-        found.update(re.findall(r"(/\S+) \(0x", listed))
-    return sorted(map(pathlib.Path, found))
 
 
 def state_directory(member: cluster.Cluster, kind: str) -> pathlib.Path:
@@ -104,7 +98,7 @@ async def install(
     Args:
         member: a cluster whose nodes are Ready.
         archives: from `ensure_images()`.
-        kind: `PLAIN` or `ATTACHING`.
+        kind: `PLAIN`, `ATTACHING` or `SHARED`.
 
     Raises:
         LabError: it is not ready in time; the text has what kubectl says.
@@ -143,7 +137,7 @@ async def _install_snapshots(member: cluster.Cluster) -> None:
 async def install_everywhere(
     members: Sequence[cluster.Cluster], programs: pathlib.Path, report: Report
 ) -> None:
-    """Have both kinds in every cluster.
+    """Have `PLAIN` and `ATTACHING` in every cluster.
 
     Raises:
         LabError: as `install()`.
@@ -156,5 +150,5 @@ async def install_everywhere(
 
 
 async def _install_kinds(member: cluster.Cluster, archives: Sequence[images.Archive]) -> None:
-    for kind in NAMESPACES:
+    for kind in (PLAIN, ATTACHING):
         await install(member, archives, kind)
