@@ -34,6 +34,15 @@ HANDED_OVER_ANNOTATION: Final = f"{GROUP}/handed-over"
 ATTEMPT_ANNOTATION: Final = f"{GROUP}/attempt"
 """On a virtual claim: the remote cluster where something of it may have been written."""
 
+TEARDOWN_ANNOTATION: Final = f"{GROUP}/allow-teardown"
+"""On what is to be deleted: ``true`` lets it go though volumes live there."""
+FACTS_LABEL: Final = f"{GROUP}/facts"
+"""On a ConfigMap of this driver: which facts of admission policies are in it."""
+HOMES_FACTS: Final = "homes"
+"""In the consumer: how many volumes have their home in which provider."""
+TWINS_FACTS: Final = "twins"
+"""In a provider's namespace: how many twins are in it."""
+
 IDENTITY_ANNOTATION: Final = f"{GROUP}/identity"
 """On a virtual node that Liqo made: the identity of the provider it stood for when last seen."""
 
@@ -60,7 +69,14 @@ of that volume (``model.kept.Kept``)."""
 RESTORE_ANNOTATION: Final = f"{GROUP}/restore"
 """On a virtual volume while its twin is made again: all that this needs (``model.restore``)."""
 
+FROM_CLAIM_ANNOTATION: Final = f"{GROUP}/from-claim"
+"""On a twin: which labels and annotations are copies of its claim's, with hashes of them."""
+FROM_TWIN_ANNOTATION: Final = f"{GROUP}/from-twin"
+"""On a virtual claim: which labels and annotations are copies of its twin's."""
+
 TWIN_FINALIZER: Final = f"{GROUP}/twin"
+REMOTE_CLUSTER_FINALIZER: Final = f"{GROUP}/remote-cluster"
+"""On a RemoteCluster while volumes have their home there."""
 
 REMOTE_CLASS_ANNOTATION: Final = "liqo.io/remote-storage-class"
 REMOTE_ACCESS_MODES_ANNOTATION: Final = "liqo.io/remote-access-modes"
