@@ -82,6 +82,7 @@ def forge_twin(spec: TwinSpec) -> dict[str, Any]:
     if spec.claim is not None:
         annotations[names.CLAIM_ANNOTATION] = spec.claim.reference
         annotations[names.CLAIM_UID_ANNOTATION] = spec.claim.uid
+        annotations[names.VIRTUAL_CLASS_ANNOTATION] = spec.claim.spec.storage_class_name
     if spec.selected_node:
         annotations[names.SELECTED_NODE_ANNOTATION] = spec.selected_node
     return {

@@ -204,6 +204,11 @@ class Volumes:
                     f"({self._clusters.trouble(home_id) or 'no RemoteCluster names it'}); its data "
                     "is deleted once it is back"
                 )
+            if names.RESTORE_ANNOTATION in volume.metadata.annotations:
+                raise errors.OperationPendingError(
+                    f"the twin of volume {volume_id} is being made again, and its data must not be "
+                    "left behind; finish the repair first: csi-liqo doctor --repair"
+                )
             homes.append((cluster, description.twin_of(volume)))
         return homes
 
