@@ -8,9 +8,13 @@ that knows whether a request can have changed anything.
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import aiohttp
@@ -30,6 +34,9 @@ CONNECTION_ERRORS: Final = (TimeoutError, OSError, aiohttp.ClientError)
 Json = Any
 """A manifest or patch, as plain Python values."""
 
+Gate = Callable[[], AbstractAsyncContextManager[None]]
+"""What a request passes: it may wait, refuse, and hear how the request ended."""
+
 
 class _Status(msgspec.Struct):
     message: str = ""
@@ -37,12 +44,23 @@ class _Status(msgspec.Struct):
 
 
 class Api:
-    """A connection pool to one API server. Close it, or use it as a context manager."""
+    """A connection pool to one API server. Close it, or use it as a context manager.
+
+    Its credential may be exchanged while it is used. ``gate`` bounds and judges what
+    passes; an own cluster has none.
+    """
 
     def __init__(self, configuration: aio_client.Configuration) -> None:
         configuration.retries = 0  # a retry hides whether a write happened; callers decide
+        # Every watch holds a connection for minutes: a limit would starve the later ones
+        # for ever. What bounds the calls to a provider is its gate.
+        configuration.connection_pool_maxsize = 0
         self._client = aio_client.ApiClient(configuration)
         self._client.user_agent = "csi-liqo"
+        self.gate: Gate = contextlib.nullcontext
+        self._closed = False
+        self._users: collections.Counter[aio_client.ApiClient] = collections.Counter()
+        self._streams: set[asyncio.Timeout] = set()
 
     @classmethod
     async def from_kubeconfig(cls, path: pathlib.Path) -> Api:
@@ -68,9 +86,13 @@ class Api:
             await aio_config.load_kube_config_from_dict(
                 document, client_configuration=configuration
             )
-        except (yaml.YAMLError, aio_config.ConfigException, TypeError, AttributeError) as error:
+            return cls(configuration)
+        except aio_config.ConfigException as error:
             raise errors.PreconditionError(f"the kubeconfig cannot be read: {error}") from error
-        return cls(configuration)
+        except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError) as bad:
+            # NB: what these say may quote the text, and so the token in it.
+            what = type(bad).__name__
+            raise errors.PreconditionError(f"the kubeconfig cannot be read ({what})") from None
 
     @classmethod
     async def in_cluster(cls) -> Api:
@@ -87,7 +109,24 @@ class Api:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._closed = True
         await self._client.close()
+
+    async def exchange(self, fresh: Api) -> None:
+        """Go on with the address and credential of another one, which is used up by that.
+
+        Running requests end as they began; streams are cut, and begin anew.
+        """
+        former, self._client = self._client, fresh._client
+        self.cut()
+        if not self._users[former]:
+            await former.close()
+
+    def cut(self) -> None:
+        """End every stream, as if its connection had broken."""
+        streams, self._streams = self._streams, set()
+        for scope in streams:
+            scope.reschedule(asyncio.get_running_loop().time())
 
     async def request(
         self,
@@ -107,7 +146,10 @@ class Api:
         timeout = aiohttp.ClientTimeout(
             total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
         )
-        async with self._open(method, path, query or {}, body, content_type, timeout) as response:
+        async with (
+            self.gate(),
+            self._open(method, path, query or {}, body, content_type, timeout) as response,
+        ):
             try:
                 return await response.read()
             except CONNECTION_ERRORS as error:
@@ -125,8 +167,18 @@ class Api:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=silence_seconds
         )
-        async with self._open("GET", path, query, None, "application/json", timeout) as response:
-            yield response.content
+        scope = asyncio.timeout(None)
+        try:
+            async with scope, contextlib.AsyncExitStack() as stack:
+                self._streams.add(scope)
+                async with self.gate():
+                    opened = self._open("GET", path, query, None, "application/json", timeout)
+                    response = await stack.enter_async_context(opened)
+                yield response.content
+        except TimeoutError as error:
+            raise errors.ApiUnavailableError(f"GET {path}: the stream was cut") from error
+        finally:
+            self._streams.discard(scope)
 
     @contextlib.asynccontextmanager
     async def _open(
@@ -138,8 +190,35 @@ class Api:
         content_type: str,
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._closed:
+            raise errors.ApiUnavailableError(f"{method} {path}: the connection was given up")
+        client = self._client
+        self._users[client] += 1
         try:
-            _, url, headers, data, _ = await self._client.param_serialize(
+            async with self._answered(
+                client, method, path, query, body, content_type, timeout
+            ) as response:
+                yield response
+        finally:
+            self._users[client] -= 1
+            if not self._users[client]:
+                del self._users[client]
+                if client is not self._client:
+                    await client.close()
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def _answered(
+        client: aio_client.ApiClient,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            _, url, headers, data, _ = await client.param_serialize(
                 method,
                 path,
                 query_params=list(query.items()),
@@ -147,7 +226,7 @@ class Api:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self._client.rest_client.request(
+            answer = await client.rest_client.request(
                 method, url, headers=headers, body=data, _request_timeout=timeout
             )
         except CONNECTION_ERRORS as error:
@@ -163,7 +242,9 @@ class Api:
 
 def _no_answer(method: str, path: str, error: BaseException) -> errors.ApiUnavailableError:
     reason = str(error) or type(error).__name__
-    return errors.ApiUnavailableError(f"{method} {path}: no answer: {reason}")
+    untrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLError))
+    kind = errors.ApiUntrustedError if untrusted else errors.ApiUnavailableError
+    return kind(f"{method} {path}: no answer: {reason}")
 
 
 async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> errors.ApiError:

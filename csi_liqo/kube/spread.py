@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from csi_liqo.kube import collection
 from csi_liqo.model import objects
@@ -12,30 +11,37 @@ from csi_liqo.service import ports
 
 R = TypeVar("R")
 
+Keep = Callable[[], Coroutine[Any, Any, None]]
+"""What keeps a cache up until it is cancelled."""
+
 
 class SpreadClaims:
     """Implements ports.Objects by one collection a namespace, begun when it is first named."""
 
     def __init__(
         self,
-        tasks: asyncio.TaskGroup,
-        begin: Callable[[str], collection.Collection[objects.Claim]],
+        begin: Callable[[Keep], None],
+        make: Callable[[str], collection.Collection[objects.Claim]],
     ) -> None:
-        self._tasks = tasks
+        """``make`` gives a namespace's collection, ``begin`` has it kept up."""
         self._begin = begin
+        self._make = make
         self._parts: dict[str, collection.Collection[objects.Claim]] = {}
 
     def cover(self, namespace: str) -> collection.Collection[objects.Claim]:
         """Return a namespace's collection; its watch begins if it has none."""
         part = self._parts.get(namespace)
         if part is None:
-            part = self._parts[namespace] = self._begin(namespace)
-            self._tasks.create_task(part.keep(), name=f"watch of claims in {namespace}")
+            part = self._parts[namespace] = self._make(namespace)
+            self._begin(part.keep)
         return part
 
     @property
     def synced(self) -> bool:
         return all(part.synced for part in self._parts.values())
+
+    def covers(self, namespace: str) -> bool:
+        return self.cover(namespace).synced
 
     async def ready(self, namespace: str) -> bool:
         return await self.cover(namespace).ready(namespace)

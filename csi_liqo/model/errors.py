@@ -20,6 +20,7 @@
         ├── ApiForbiddenError        403: rights or quota
         ├── ApiInvalidError          400 and 422
         └── ApiUnavailableError      no answer, or 401, 429, 5xx: the outcome of a write is unknown
+            └── ApiUntrustedError    its certificate is not accepted
 
 The status an error becomes is chosen by what may be left behind, not by what
 broke: to the provisioner ABORTED, UNAVAILABLE and DEADLINE_EXCEEDED alone mean
@@ -116,3 +117,7 @@ class ApiInvalidError(ApiError):
 
 class ApiUnavailableError(ApiError):
     """The API server gave no usable answer; a write may have happened."""
+
+
+class ApiUntrustedError(ApiUnavailableError):
+    """The API server's certificate has expired, or is of nobody that is trusted."""
