@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from csi_liqo.model import errors, ids, names, objects
+from csi_liqo.model import errors, ids, labelling, names, objects
 
 TWIN_KEY: Final = "twin"
 """Entry of volume_context that names the twin."""
@@ -70,16 +70,19 @@ class TwinSpec:
         return f"{self.namespace}/{self.name}"
 
 
-def forge_twin(spec: TwinSpec) -> dict[str, Any]:
-    """Return the manifest of a twin.
+def forge_twin(spec: TwinSpec, rules: labelling.Rules) -> dict[str, Any]:
+    """Return the manifest of a twin, with the labels and annotations that ``rules`` share.
 
     The finalizer is there from the first moment: Kubernetes protects a claim only
     while a pod names it, and no pod ever names a twin (kubernetes v1.37.2,
     pvcprotection:281-292). Labels of the claim never select a real volume, so its
     selector stays behind.
     """
-    annotations = {}
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     if spec.claim is not None:
+        shared = labelling.forge_shared(rules, spec.claim.metadata)
+        labels, annotations = shared[labelling.LABELS], shared[labelling.ANNOTATIONS]
         annotations[names.CLAIM_ANNOTATION] = spec.claim.reference
         annotations[names.CLAIM_UID_ANNOTATION] = spec.claim.uid
         annotations[names.VIRTUAL_CLASS_ANNOTATION] = spec.claim.spec.storage_class_name
@@ -92,6 +95,7 @@ def forge_twin(spec: TwinSpec) -> dict[str, Any]:
             "name": spec.name,
             "namespace": spec.namespace,
             "labels": {
+                **labels,
                 names.VOLUME_LABEL: spec.volume_id,
                 names.CONSUMER_LABEL: spec.consumer_id,
             },

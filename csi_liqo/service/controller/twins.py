@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import logging
 
-from csi_liqo.model import errors, names, objects, quantities, twins
+from csi_liqo.model import errors, labelling, names, objects, quantities, twins
 from csi_liqo.service.controller import clusters, static
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,12 @@ class _Verdict(enum.Enum):
 class Twins:
     """The twins of one consumer."""
 
-    def __init__(self, consumer: clusters.Consumer) -> None:
+    def __init__(
+        self, consumer: clusters.Consumer, rules: labelling.Rules | None = None
+    ) -> None:
+        """``rules`` say which labels and annotations a twin gets from its claim."""
         self._consumer = consumer
+        self._rules = rules or labelling.Rules()
 
     async def ensure(self, cluster: clusters.Cluster, spec: twins.TwinSpec) -> objects.Claim:
         """Return the volume's twin, created if need be.
@@ -61,7 +65,7 @@ class Twins:
         self, cluster: clusters.Cluster, spec: twins.TwinSpec
     ) -> objects.Claim | None:
         try:
-            twin = await cluster.claims.create(spec.namespace, twins.forge_twin(spec))
+            twin = await cluster.claims.create(spec.namespace, twins.forge_twin(spec, self._rules))
         except errors.ApiAlreadyExistsError:
             return await cluster.claims.read(spec.namespace, spec.name)
         except errors.ApiUnavailableError as error:
