@@ -66,6 +66,29 @@ def dry_run(plane: control_plane.ControlPlane, text: str) -> subprocess.Complete
             {"namespaceMapping": {"default": "Any"}}, "Unsupported value", id="unknown-default"
         ),
         pytest.param(
+            {"namespaceMapping": {"default": "SameName", "template": "${namespace}-x"}},
+            "the template maps every namespace already",
+            id="default-that-a-template-leaves-no-room-for",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"explicit": {"a": "kube-system"}}},
+            "are never a target",
+            id="target-of-kubernetes",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"explicit": {"A_b": "a"}}},
+            "a key is the name of a namespace",
+            id="key-that-is-no-namespace",
+        ),
+        pytest.param(
+            {"classes": [{"virtual": "v", "offered": "Fast Disk"}]},
+            "classes[0].offered",
+            id="class-name-that-is-none",
+        ),
+        pytest.param(
+            {"nodeSelector": {"zone": "a b"}}, "spec.nodeSelector", id="label-value-that-is-none"
+        ),
+        pytest.param(
             {"classes": [{"virtual": "v", "offered": "a"}, {"virtual": "v", "offered": "b"}]},
             "Duplicate value",
             id="one-virtual-class-twice",
@@ -118,7 +141,9 @@ CONTROLLER_RIGHTS = [
     ("create", "csinodes.storage.k8s.io", "", True),
     ("patch", "remoteclusters.csi.liqo.io/status", "", True),
     ("create", "remoteclusters.csi.liqo.io", "", False),
-    ("patch", "remoteclusters.csi.liqo.io", "", False),
+    ("patch", "remoteclusters.csi.liqo.io", "", True),
+    ("update", "remoteclusters.csi.liqo.io", "", False),
+    ("delete", "remoteclusters.csi.liqo.io", "", False),
     ("get", "namespaces", "", False),
     ("create", "pods", "csi-liqo", False),
     ("get", "pods", "default", False),
