@@ -144,6 +144,9 @@ class Session:
                 await asyncio.Future()  # until cancelled
         finally:
             self._ended = True
+            gone = errors.ApiUnavailableError(f"the connection to {self._name} was given up")
+            for cache in self._stores():
+                cache.end(gone)
             await self.lines.close()
 
     async def filled(self, namespaces: Iterable[str]) -> None:
@@ -179,6 +182,13 @@ class Session:
             spec=spec,
             closing=closing,
         )
+
+    def _stores(self) -> Iterable[store.Store[Any]]:
+        yield from (part.store for part in self._optional)
+        if isinstance(self._claims, spread.SpreadClaims):
+            yield from self._claims.stores()
+        else:
+            yield self._claims.store
 
     def _granted(
         self,

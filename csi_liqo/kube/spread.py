@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from csi_liqo.kube import collection
+from csi_liqo.kube import collection, store
 from csi_liqo.model import objects
 from csi_liqo.service import ports
 
@@ -35,6 +35,10 @@ class SpreadClaims:
             part = self._parts[namespace] = self._make(namespace)
             self._begin(part.keep)
         return part
+
+    def stores(self) -> Iterable[store.Store[objects.Claim]]:
+        """Return every namespace's store."""
+        return tuple(part.store for part in self._parts.values())
 
     @property
     def synced(self) -> bool:

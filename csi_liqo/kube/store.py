@@ -33,6 +33,7 @@ class Store(Generic[T]):
         self._listeners: list[Listener[T]] = []
         self._synced = False
         self._sync_change = asyncio.Event()
+        self._ended: Exception | None = None
 
     @property
     def synced(self) -> bool:
@@ -45,6 +46,15 @@ class Store(Generic[T]):
             self._sync_change.set()
         else:
             self._sync_change.clear()
+
+    def end(self, error: Exception) -> None:
+        """State that nobody keeps the store up any more: who waits on it gets ``error``."""
+        self._ended = error
+        self.set_synced(False)
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
 
     async def wait_synced(self) -> None:
         """Wait until the store holds everything."""
@@ -105,6 +115,8 @@ class Store(Generic[T]):
         """Wait until ``until`` of the object is not None; see ports.Objects.wait."""
         key = (namespace, name)
         while (result := until(self._objects.get(key))) is None:
+            if self._ended is not None:
+                raise self._ended
             change = asyncio.get_running_loop().create_future()
             waiters = self._waiters.setdefault(key, set())
             waiters.add(change)
