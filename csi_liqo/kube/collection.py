@@ -61,6 +61,9 @@ class Collection(Generic[T]):
     def synced(self) -> bool:
         return self.store.synced
 
+    def covers(self, namespace: str) -> bool:
+        return self.store.synced
+
     async def ready(self, namespace: str) -> bool:
         if not self.store.synced:
             with contextlib.suppress(TimeoutError):

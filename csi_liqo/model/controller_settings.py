@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import pathlib
 import re
-from dataclasses import dataclass
+import secrets
+import socket
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
-from csi_liqo.model import errors, names
+from csi_liqo.model import errors, labelling, names
 
 _LABEL_VALUE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 ORPHAN_GRACE_SECONDS: Final = 300.0
 """Longer than a leader's lease and the sidecar's timeout (120 s) together."""
+
+
+def own_name() -> str:
+    """Return a name for a replica that no other process has, also none of this machine."""
+    return f"{socket.gethostname()}-{secrets.token_hex(4)}"
+
+
+class RemoteClusterSource(StrEnum):
+    """What describes the remote clusters: RemoteCluster objects, an existing Liqo, or both."""
+
+    CSI_LIQO = "csi-liqo"
+    LIQO = "liqo"
+    BOTH = "both"
+
+    @property
+    def of_our_own(self) -> bool:
+        return self is not RemoteClusterSource.LIQO
+
+    @property
+    def of_liqo(self) -> bool:
+        return self is not RemoteClusterSource.CSI_LIQO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,17 +45,25 @@ class ControllerSettings:
 
     ``attach``: whether real volumes are attached; as the CSIDriver's ``attachRequired``.
     ``kubeconfig`` None means this pod's service account. ``namespace`` is the driver's own,
-    ``twins_namespace`` where local twins live. ``orphan_grace_seconds``: how long a twin
-    that was never handed over is left alone.
+    ``twins_namespace`` where local twins live, ``fence_config_map`` the ConfigMap there that
+    tells admission policies of volumes. ``replica`` tells this process from the other
+    replicas, and is the same again after a restart of its container: the pod's name.
+    ``orphan_grace_seconds``: how long a twin that was never handed over is left alone.
+    ``shared_marks``: which labels and annotations a claim and its twin share.
     """
 
     cluster_id: str
     csi_endpoint: str
     driver_name: str = names.DEFAULT_DRIVER
+    namespace: str = names.DRIVER_NAMESPACE
     twins_namespace: str = names.DEFAULT_TWINS_NAMESPACE
+    fence_config_map: str = names.FENCE_CONFIG_MAP
+    replica: str = field(default_factory=own_name)
     kubeconfig: pathlib.Path | None = None
     attach: bool = False
+    remote_clusters: RemoteClusterSource = RemoteClusterSource.CSI_LIQO
     orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS
+    shared_marks: labelling.Rules = field(default_factory=labelling.Rules)
     health_address: str = ":9809"
     metrics_address: str = ":9808"
 

@@ -91,6 +91,12 @@ class Description(objects.RemoteClusterSpec, frozen=True):
     def how_to_map(self, namespace: str) -> str:
         return f"offload it there (liqoctl offload namespace {namespace})"
 
+    def how_to_accept(self, name: str) -> str:
+        return (
+            f"take annotation {names.IDENTITY_ANNOTATION} off its nodes: kubectl annotate node -l "
+            f"{names.REMOTE_CLUSTER_ID_LABEL}={self.cluster_id} {names.IDENTITY_ANNOTATION}-"
+        )
+
     def how_to_offer(self, virtual_class: str) -> str:
         return (
             f"name one in annotation {names.REMOTE_CLASS_ANNOTATION} of the claim or in parameter "

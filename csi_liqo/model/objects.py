@@ -418,6 +418,13 @@ class RemoteClusterSpec(Struct, frozen=True):
         """Say how a namespace comes to be mapped."""
         return f"add it to spec.namespaceMapping of {self.described_by}"
 
+    def how_to_accept(self, name: str) -> str:
+        """Say how another cluster comes to be taken for the provider that ``name`` describes."""
+        return (
+            f"empty status.identity of the RemoteCluster: kubectl patch remotecluster {name} "
+            """--subresource=status --type=merge -p '{"status":{"identity":""}}'"""
+        )
+
     def how_to_offer(self, virtual_class: str) -> str:
         """Say how a class comes to stand behind a virtual one."""
         return (

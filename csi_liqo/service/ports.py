@@ -28,6 +28,9 @@ class Objects(Protocol[T_co]):
     def synced(self) -> bool:
         """Whether the cache holds all of them and its watch is alive."""
 
+    def covers(self, namespace: str) -> bool:
+        """Tell whether the cache holds all of one namespace, whatever is wrong with others."""
+
     async def ready(self, namespace: str) -> bool:
         """Tell whether the cache covers a namespace, giving a new watch a moment to begin."""
 

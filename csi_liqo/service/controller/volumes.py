@@ -198,7 +198,8 @@ class Volumes:
         for volume in virtual:
             home_id = description.home_of(volume)
             cluster = self._clusters.get(home_id)
-            if cluster is None or not cluster.claims.synced:
+            twin = description.twin_of(volume)
+            if cluster is None or not cluster.claims.covers(twin.namespace):
                 raise errors.OutcomeUnknownError(
                     f"home cluster {home_id} of volume {volume_id} cannot be reached "
                     f"({self._clusters.trouble(home_id) or 'no RemoteCluster names it'}); its data "
@@ -209,7 +210,7 @@ class Volumes:
                     f"the twin of volume {volume_id} is being made again, and its data must not be "
                     "left behind; finish the repair first: csi-liqo doctor --repair"
                 )
-            homes.append((cluster, description.twin_of(volume)))
+            homes.append((cluster, twin))
         return homes
 
     async def _delete_at(
