@@ -17,6 +17,8 @@ NAMESPACE_PREFIX: Final = "namespace."
 OFFLOADED_PREFIX: Final = "offloaded."
 """``offloaded.<id>.<name>``: how many of them in that provider."""
 
+_PREFIXES: Final = (CLUSTER_PREFIX, NAMESPACE_PREFIX, OFFLOADED_PREFIX)
+
 Home = tuple[str, str]
 """A volume's home cluster, and the consumer's namespace of its claim."""
 
@@ -33,8 +35,11 @@ def count(homes: Iterable[Home]) -> dict[str, str]:
 
 
 def forge_change(known: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the merge patch of a ConfigMap's data from ``known`` to ``wanted``; empty: equal."""
-    changed: dict[str, str | None] = {
-        key: value for key, value in wanted.items() if known.get(key) != value
-    }
-    return changed | {key: None for key in known if key not in wanted}
+    """Return the merge patch that leaves ``wanted`` and nothing untrue of what is known."""
+    gone = {key: None for key in known if key.startswith(_PREFIXES) and key not in wanted}
+    return {**wanted, **gone}
+
+
+def untrue(known: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Tell whether facts are there that are none."""
+    return any(key.startswith(_PREFIXES) and key not in wanted for key in known)

@@ -7,30 +7,20 @@ those of the virtual volumes, also of the retained ones: they say where data is.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
-from csi_liqo.model import names, objects, teardown
+from csi_liqo.model import errors, names, objects, teardown
 from csi_liqo.service import ports
 from csi_liqo.service.controller import description
 
-logger = logging.getLogger(__name__)
-
-KEY: Final = ("", "facts")
-"""The only key: all facts are in one object."""
-
-RETRY_SECONDS: Final = 10.0
-"""Until the next look when the ConfigMap cannot be seen."""
-
-
-def facts_name(driver: str) -> str:
-    """Return the name of the ConfigMap with one installation's facts."""
-    return f"{driver}-volumes"
+AGAIN_SECONDS: Final = 60.0
+"""The ConfigMap is not watched, so what somebody did to it is undone by writing it again."""
 
 
 class TeardownFacts:
-    """Writes one ConfigMap in the driver's own namespace."""
+    """Writes one ConfigMap; every key means it."""
 
     def __init__(
         self,
@@ -39,44 +29,54 @@ class TeardownFacts:
         *,
         cluster_id: str,
         driver: str,
-        namespace: str,
     ) -> None:
         self._volumes = volumes
         self._config_maps = config_maps
         self._cluster_id = cluster_id
         self._driver = driver
-        self._namespace = namespace
+        self._known: dict[str, str] = {}
+        self._said: dict[str, str] | None = None
+        self._said_until = 0.0
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
-        """Write what changed; a ConfigMap that somebody deleted is made again."""
-        if not await self._config_maps.ready(self._namespace):
-            return RETRY_SECONDS
-        name = facts_name(self._driver)
-        known = self._config_maps.get(self._namespace, name)
+        """Write the facts into the ConfigMap of this namespace and name.
+
+        Raises:
+            errors.PreconditionError: there is none; the manifests have it.
+            errors.ApiError: it cannot be written.
+        """
         wanted = teardown.count(self._homes())
-        if known is None:
-            await self._config_maps.create(self._namespace, self._forge(name, wanted))
-            return None
-        change = teardown.forge_change(known.data, wanted)
-        if change:
-            patch = {"metadata": {"uid": known.uid}, "data": change}
-            await self._config_maps.patch(self._namespace, name, patch)
-        return None
+        now = asyncio.get_running_loop().time()
+        if wanted == self._said and now < self._said_until:
+            return self._said_until - now
+        await self._write(key, wanted)
+        if teardown.untrue(self._known, wanted):  # from before this process
+            await self._write(key, wanted)
+        self._said, self._said_until = wanted, now + AGAIN_SECONDS
+        return AGAIN_SECONDS
+
+    async def _write(self, key: tuple[str, str], wanted: dict[str, str]) -> None:
+        namespace, name = key
+        patch = {
+            "metadata": {"labels": {names.FACTS_LABEL: names.HOMES_FACTS}},
+            "data": teardown.forge_change(self._known, wanted),
+        }
+        try:
+            self._known = (await self._config_maps.patch(namespace, name, patch)).data
+        except errors.ApiNotFoundError as error:
+            raise errors.PreconditionError(
+                f"{error}: apply the manifests again; without it a peering may be taken apart "
+                "while volumes live there"
+            ) from error
 
     def _homes(self) -> Iterable[teardown.Home]:
         for volume in self._volumes.all():
             source = volume.spec.csi
             if source is None or source.driver != self._driver:
                 continue
+            if names.FORGOTTEN_ANNOTATION in volume.metadata.annotations:
+                continue
             home = description.home_of(volume)
             if home and home != self._cluster_id:
                 claim = volume.spec.claim_ref
                 yield home, claim.namespace if claim is not None else ""
-
-    def _forge(self, name: str, data: dict[str, str]) -> dict[str, Any]:
-        return {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": name, "labels": {names.FACTS_LABEL: names.HOMES_FACTS}},
-            "data": data,
-        }
