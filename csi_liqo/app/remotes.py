@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from csi_liqo.kube import collection
+from csi_liqo.kube import collection, sources
 from csi_liqo.model import labelling, names, objects
 from csi_liqo.reconcilers import labelling as labelling_reconciler
 from csi_liqo.reconcilers import remote_clusters, runner
@@ -21,6 +21,7 @@ class Watched:
     volumes: collection.Collection[objects.PersistentVolume]
     nodes: collection.Collection[objects.Node]
     remote_clusters: collection.Collection[objects.RemoteCluster]
+    described: sources.Sources
 
 
 class Remotes:
@@ -41,7 +42,8 @@ class Remotes:
         self._status = runner.Runner(
             "remote-clusters",
             remote_clusters.RemoteClusters(
-                watched.remote_clusters, consumer, providers, report_of, driver
+                *(watched.remote_clusters, watched.described, consumer, providers, report_of),
+                driver,
             ).reconcile,
         )
         self._marks = runner.Runner(
@@ -54,6 +56,7 @@ class Remotes:
         """Have what changes looked at from now on, and now all there is."""
         for ended in (
             self._watched.remote_clusters.store.listen(self._remote_changed),
+            self._watched.described.store.listen(self._description_changed),
             self._watched.nodes.store.listen(self._node_changed),
             self._watched.volumes.store.listen(self._volume_changed),
             self._watched.claims.store.listen(self._claim_changed),
@@ -74,6 +77,16 @@ class Remotes:
     ) -> None:
         if remote is not None:
             self._status.add(("", remote.name))
+
+    def _description_changed(
+        self, before: objects.RemoteCluster | None, after: objects.RemoteCluster | None
+    ) -> None:
+        """What Liqo describes may be in the way of any RemoteCluster, and no longer be."""
+        known = after or before
+        assert known is not None
+        if known.spec.offers is not None and (before is None or after is None):
+            for remote in self._watched.remote_clusters.all():
+                self._status.add(("", remote.name))
 
     def _node_changed(self, before: objects.Node | None, after: objects.Node | None) -> None:
         """Two RemoteClusters may claim one virtual node by its labels."""

@@ -48,12 +48,15 @@ class RemoteClusters:
     def __init__(
         self,
         remote_clusters: ports.Objects[objects.RemoteCluster],
+        described: virtual_nodes.RemoteClusters,
         consumer: clusters.Consumer,
         providers: clusters.Providers,
         report_of: Callable[[str], Report | None],
         driver: str,
     ) -> None:
+        """``described`` are the remote clusters of every source."""
         self._remote_clusters = remote_clusters
+        self._described = described
         self._consumer = consumer
         self._providers = providers
         self._report_of = report_of
@@ -138,17 +141,19 @@ class RemoteClusters:
         return status
 
     def _contested(self, remote: objects.RemoteCluster) -> Iterable[str]:
-        """Say which virtual nodes another RemoteCluster claims, too."""
+        """Say which virtual nodes another RemoteCluster, or Liqo, claims, too."""
         others = [
             other
-            for other in self._remote_clusters.all()
+            for other in self._described.all()
             if other.spec.cluster_id != remote.spec.cluster_id
         ]
         for node in self._consumer.nodes.all():
             if node.virtual and virtual_nodes.selects(remote, node):
                 for other in others:
                     if virtual_nodes.selects(other, node):
-                        yield f"node {node.name} is claimed by RemoteCluster {other.name}, too"
+                        own = self._remote_clusters.get("", other.name) is not None
+                        who = f"RemoteCluster {other.name}" if own else other.spec.described_by
+                        yield f"node {node.name} is claimed by {who}, too"
 
     async def _write(self, remote: objects.RemoteCluster, status: dict[str, Any]) -> float | None:
         """Write a status, if it says anything else than the one that is there."""
