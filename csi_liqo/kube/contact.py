@@ -171,9 +171,13 @@ class Contact:
             try:
                 yield
             except errors.ApiUnavailableError as error:
-                if not error.status or error.status == 401:
-                    self.doubt(error)
+                self.broke(error)
                 raise
+
+    def broke(self, error: errors.ApiError) -> None:
+        """A connection broke: who answers the next one is to be seen."""
+        if not error.status or error.status == 401:
+            self.doubt(error)
 
     def _call_failed(self, error: errors.ApiUnavailableError) -> None:
         if not error.status or error.status == 401:

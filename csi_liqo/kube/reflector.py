@@ -31,6 +31,8 @@ FIRST_DELAY_SECONDS: Final = 0.2
 LAST_DELAY_SECONDS: Final = 30.0
 LASTING_SECONDS: Final = 5.0
 """A watch that was alive for so long is none that fails over and over."""
+EARLY_SECONDS: Final = 10.0
+"""A watch that ends so long before its time was not ended by the clock."""
 
 
 class _ListMetadata(objects.Struct, frozen=True):
@@ -135,12 +137,13 @@ class Reflector(Generic[T]):
         self._version = page.metadata.resource_version
 
     async def _watch(self) -> None:
+        seconds = random.randint(240, 480)  # noqa: S311  # spread, no secret
         query = {
             **self._selectors,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(random.randint(240, 480)),  # noqa: S311  # spread, no secret
+            "timeoutSeconds": str(seconds),
         }
         async with self._server.stream(self._path, query, silence_seconds=SILENCE_SECONDS) as body:
             self._opened_at = asyncio.get_running_loop().time()
@@ -157,6 +160,10 @@ class Reflector(Generic[T]):
                 raise errors.ApiUnavailableError(
                     f"watch of {self._path} broke: {str(error) or type(error).__name__}"
                 ) from error
+            if asyncio.get_running_loop().time() - self._opened_at < seconds - EARLY_SECONDS:
+                # An API server that is stopped says goodbye: another may be there next.
+                early = errors.ApiUnavailableError(f"watch of {self._path} was ended early")
+                self._server.on_break(early)
 
     def _take(self, line: bytes) -> None:
         frame = self._frame.decode(line)
