@@ -41,7 +41,8 @@ CLUSTER_KEY: Final = "topology.csi.liqo.io/cluster"
 NODE_KEY: Final = "topology.csi.liqo.io/node"
 
 CONTROLLER_USER: Final = "system:serviceaccount:csi-liqo:csi-liqo-controller"
-CONSUMER_USER: Final = "system:serviceaccount:csi-liqo-consumers:rome"
+CONSUMER_USERS: Final = "system:serviceaccount:csi-liqo-consumers"
+CONSUMER_USER: Final = f"{CONSUMER_USERS}:rome"
 
 # Nodes whose kubelets do not exist must not be found dead.
 CONTROL_PLANE_ARGUMENTS: Final = {
@@ -49,6 +50,11 @@ CONTROL_PLANE_ARGUMENTS: Final = {
 }
 
 Json = dict[str, Any]
+
+
+def consumer_user(consumer: str) -> str:
+    """Return who a consumer is in a provider."""
+    return f"{CONSUMER_USERS}:{consumer}"
 
 
 def claims_in(namespace: str) -> str:
@@ -62,16 +68,17 @@ def kubectl(plane: control_plane.ControlPlane, *arguments: str, text: str = "") 
     return subprocess.run(command, input=text, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
-def prepare_consumer(rome: control_plane.ControlPlane) -> None:
+def prepare_consumer(rome: control_plane.ControlPlane, cluster_id: str = "rome") -> None:
     """Install the driver's manifests, real classes and two nodes with the driver on them."""
+    nodes = [f"{cluster_id}-1", f"{cluster_id}-2"]
     kubectl(rome, "apply", "-k", str(ROOT / "deploy/base"))
     kubectl(rome, "wait", "--for=condition=Established", "crd/remoteclusters.csi.liqo.io")
     kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([
         *real_classes(),
-        *(part for name in ("rome-1", "rome-2") for part in node(name, "rome")),
+        *(part for name in nodes for part in node(name, cluster_id)),
         virtual_class("csi-liqo-static", {"localClass": "static"}),
     ]))  # fmt: skip
-    for name in ("rome-1", "rome-2"):
+    for name in nodes:
         _make_ready(rome, name)
     make_virtual_node(rome, "milan")
 
@@ -109,19 +116,27 @@ def prepare_provider(milan: control_plane.ControlPlane) -> None:
     for real in classes[:3]:
         real["metadata"]["labels"] = {"csi.liqo.io/offered": "true"}
     kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump_all(classes))
-    for grant in ("offered-classes", "volumes", "identity"):
+    grant_cluster(milan)
+
+
+def grant_cluster(milan: control_plane.ControlPlane, consumer: str = "rome") -> None:
+    """Grant a consumer what is granted in a whole provider."""
+    for grant in ("offered-classes", "volumes", "capacity", "identity"):
         role = f"csi-liqo-consumer-{grant}"
-        to = (f"--clusterrole={role}", f"--user={CONSUMER_USER}")
-        kubectl(milan, "create", "clusterrolebinding", role, *to)
+        to = (f"--clusterrole={role}", f"--user={consumer_user(consumer)}")
+        kubectl(milan, "create", "clusterrolebinding", f"{role}-{consumer}", *to)
 
 
-def grant_namespace(milan: control_plane.ControlPlane, namespace: str) -> None:
+def grant_namespace(
+    milan: control_plane.ControlPlane, namespace: str, consumer: str = "rome"
+) -> None:
     """Make a mapped namespace in the provider, with the consumer's rights in it."""
-    kubectl(milan, "create", "namespace", namespace)
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump(made))
     for grant in ("claims", "events"):
         role = f"csi-liqo-consumer-{grant}"
-        to = (f"--clusterrole={role}", f"--user={CONSUMER_USER}")
-        kubectl(milan, "-n", namespace, "create", "rolebinding", role, *to)
+        to = (f"--clusterrole={role}", f"--user={consumer_user(consumer)}")
+        kubectl(milan, "-n", namespace, "create", "rolebinding", f"{role}-{consumer}", *to)
 
 
 def real_classes() -> Iterable[Json]:
@@ -445,22 +460,25 @@ async def running(
     orphan_grace_seconds: float = 300,
     attach: bool = False,
     change: Callable[[Json], None] = lambda remote: None,
+    cluster_id: str = "rome",
+    remote_namespace: str = "",
 ) -> AsyncIterator[Fabric]:
     """Run controller and sidecar against two prepared clusters, for one test.
 
     Another kubeconfig than the real one leads a side through a proxy. `change` edits
-    the RemoteCluster before it is applied.
+    the RemoteCluster before it is applied. Another consumer than rome has another
+    `cluster_id`, and may be mapped to the same `remote_namespace`.
     """
-    remote_namespace = f"rome-{namespace}"
+    remote_namespace = remote_namespace or f"{cluster_id}-{namespace}"
     kubectl(rome, "create", "namespace", namespace)
-    grant_namespace(milan, remote_namespace)
-    text = provider_kubeconfig or milan.kubeconfig_text(CONSUMER_USER)
+    grant_namespace(milan, remote_namespace, cluster_id)
+    text = provider_kubeconfig or milan.kubeconfig_text(consumer_user(cluster_id))
     remote = remote_cluster({namespace: remote_namespace})
     change(remote)
     kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([kubeconfig_secret(text), remote]))
     socket = directory / "csi.sock"
     user, name = CONTROLLER_USER, "csi.liqo.io"
-    more = [f"--orphan-grace-seconds={orphan_grace_seconds}"]
+    more = [f"--orphan-grace-seconds={orphan_grace_seconds}", f"--cluster-id={cluster_id}"]
     if attach:
         user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
         more += ["--attach", f"--driver-name={name}"]
