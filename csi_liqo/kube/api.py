@@ -58,6 +58,8 @@ class Api:
         self._client = aio_client.ApiClient(configuration)
         self._client.user_agent = "csi-liqo"
         self.gate: Gate = contextlib.nullcontext
+        self.on_break: Callable[[errors.ApiError], None] = lambda _: None
+        """Hears of each stream that ended otherwise than agreed."""
         self._closed = False
         self._users: collections.Counter[aio_client.ApiClient] = collections.Counter()
         self._streams: set[asyncio.Timeout] = set()
@@ -177,6 +179,9 @@ class Api:
                 yield response.content
         except TimeoutError as error:
             raise errors.ApiUnavailableError(f"GET {path}: the stream was cut") from error
+        except errors.ApiUnavailableError as error:
+            self.on_break(error)
+            raise
         finally:
             self._streams.discard(scope)
 

@@ -111,6 +111,7 @@ class Session:
         self._ended = False
         lines.calls.gate = circuit.call
         lines.watches.gate = circuit.opening
+        lines.watches.on_break = circuit.broke
         self._warnings = collection.EventWarnings(lines.calls, ears.on_silence)
         self._config_maps = collection.Collection(lines.calls, lines.watches, resources.CONFIG_MAPS)
         self._optional: list[collection.Collection[Any]] = []
