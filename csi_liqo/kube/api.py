@@ -51,7 +51,9 @@ class Api:
     """
 
     def __init__(self, configuration: aio_client.Configuration) -> None:
-        configuration.retries = 0  # a retry hides whether a write happened; callers decide
+        # A retry hides whether a write happened; callers decide. NB: 0 would mean for ever,
+        # as aiohttp-retry counts attempts from one (2.9.1, client.py:86-88).
+        configuration.retries = None
         # Every watch holds a connection for minutes: a limit would starve the later ones
         # for ever. What bounds the calls to a provider is its gate.
         configuration.connection_pool_maxsize = 0
