@@ -136,6 +136,12 @@ CONTROLLER_RIGHTS = [
     ("get", "secrets", "default", False),
     ("list", "secrets", "kube-system", False),
     ("create", "secrets", "csi-liqo", False),
+    ("patch", "persistentvolumeclaims/status", "default", True),
+    ("update", "persistentvolumeclaims/status", "default", False),
+    ("create", "events", "default", True),
+    ("patch", "events", "default", True),
+    ("delete", "events", "default", False),
+    ("list", "events", "default", False),
     ("patch", "nodes", "", True),
     ("delete", "nodes", "", False),
     ("create", "csinodes.storage.k8s.io", "", True),
@@ -170,6 +176,11 @@ def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> Non
 
     assert not can(prepared[1], user, "get", "persistentvolumeclaims", "default")
     assert not can(prepared[1], user, "list", "storageclasses.storage.k8s.io", "")
+
+
+def test_a_consumer_may_not_repair_without_its_own_grant(prepared: Planes) -> None:
+    assert can(prepared[1], fabric.CONSUMER_USER, "list", "persistentvolumes", "")
+    assert not can(prepared[1], fabric.CONSUMER_USER, "patch", "persistentvolumes", "")
 
 
 @pytest.mark.parametrize("owner", ["deployment/csi-liqo-controller", "daemonset/csi-liqo-node"])
