@@ -13,7 +13,7 @@ import collections
 import contextlib
 import pathlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -76,17 +76,18 @@ class Api:
         return cls(configuration)
 
     @classmethod
-    async def from_kubeconfig_text(cls, text: str) -> Api:
+    async def from_kubeconfig_text(cls, text: str, exec_plugins: Collection[str] = ()) -> Api:
         """Connect as a kubeconfig's text says.
 
         Raises:
-            errors.PreconditionError: the text is no kubeconfig, or one that would run a
-                program or read files here: a provider's Secret decides nothing on this machine.
+            errors.PreconditionError: the text is no kubeconfig, or one that would read files
+                here, or run a program that is not among ``exec_plugins``: a provider's Secret
+                decides nothing on this machine.
         """
         configuration = aio_client.Configuration()
         try:
             document = yaml.safe_load(text)
-            _refuse_local_access(document)
+            _refuse_local_access(document, exec_plugins)
             await aio_config.load_kube_config_from_dict(
                 document, client_configuration=configuration
             )
@@ -277,14 +278,27 @@ async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> 
     return kind(message, status=response.status)
 
 
+def _is_allowed(plugin: Json, exec_plugins: Collection[str]) -> bool:
+    return plugin.get("command") in exec_plugins and not plugin.get("env")
+
+
 _LOCAL_ACCESS: Final = ("exec", "auth-provider", "tokenFile", "client-certificate", "client-key")
 
 
-def _refuse_local_access(document: Json) -> None:
-    """A kubeconfig from a Secret may neither start programs nor read this machine's files."""
+def _refuse_local_access(document: Json, exec_plugins: Collection[str]) -> None:
+    """A kubeconfig from a Secret may neither start programs nor read this machine's files.
+
+    An allowed program gets the Secret's arguments, but not its environment, by which any
+    program can be made to run another one.
+    """
     users = [user.get("user") or {} for user in document.get("users") or []]
     clusters = [cluster.get("cluster") or {} for cluster in document.get("clusters") or []]
-    found = {key for user in users for key in _LOCAL_ACCESS if user.get(key)}
+    found = {
+        key
+        for user in users
+        for key in _LOCAL_ACCESS
+        if user.get(key) and not (key == "exec" and _is_allowed(user[key], exec_plugins))
+    }
     found |= {key for cluster in clusters for key in ("certificate-authority",) if cluster.get(key)}
     if found:
         raise errors.PreconditionError(

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +40,8 @@ class Surroundings:
 
     ``on_report`` hears the name of a RemoteCluster whose report changed, ``on_claim``
     of each change of a twin in a provider. ``namespaces_in_use`` says which of a
-    provider's namespaces may hold twins.
+    provider's namespaces may hold twins. ``exec_plugins`` are the programs that a
+    kubeconfig may start.
     """
 
     consumer_id: str
@@ -49,6 +50,7 @@ class Surroundings:
     on_report: Callable[[str], None]
     on_claim: store.Listener[objects.Claim]
     namespaces_in_use: Callable[[objects.RemoteClusterSpec], Iterable[str]]
+    exec_plugins: Collection[str] = ()
 
 
 class Connection:
@@ -180,7 +182,7 @@ class Connection:
     async def _begin_or_renew(self, text: str, tasks: asyncio.TaskGroup) -> None:
         """Have a session with this kubeconfig: the one that is, or one in its place."""
         async with contextlib.AsyncExitStack() as unused:
-            lines = await session.Lines.of(text)
+            lines = await session.Lines.of(text, self._around.exec_plugins)
             unused.push_async_callback(lines.close)
             found = await self._identify(lines)
             grants = await session.find_grants(lines.probe)

@@ -24,6 +24,9 @@ def _by_class(volume: objects.PersistentVolume) -> Iterable[str]:
 
 
 def _by_home(volume: objects.PersistentVolume) -> Iterable[str]:
+    """A volume whose home was given up keeps nobody from going."""
+    if names.FORGOTTEN_ANNOTATION in volume.metadata.annotations:
+        return ()
     source = volume.spec.csi
     virtual = source is not None and twins.TWIN_KEY in source.volume_attributes
     home = description.home_of(volume) if virtual else ""

@@ -8,7 +8,7 @@ be read than before, or another cluster is meant.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -51,13 +51,14 @@ class Lines:
     probe: api.Api
 
     @classmethod
-    async def of(cls, kubeconfig: str) -> Lines:
+    async def of(cls, kubeconfig: str, exec_plugins: Collection[str] = ()) -> Lines:
         """Make them from a kubeconfig's text; nothing is sent yet.
 
         Raises:
             errors.PreconditionError: see ``Api.from_kubeconfig_text``.
         """
-        return cls(*[await api.Api.from_kubeconfig_text(kubeconfig) for _ in range(3)])
+        lines = [await api.Api.from_kubeconfig_text(kubeconfig, exec_plugins) for _ in range(3)]
+        return cls(*lines)
 
     async def close(self) -> None:
         """Close every connection."""

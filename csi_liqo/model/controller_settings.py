@@ -50,6 +50,7 @@ class ControllerSettings:
     replicas, and is the same again after a restart of its container: the pod's name.
     ``orphan_grace_seconds``: how long a twin that was never handed over is left alone.
     ``shared_marks``: which labels and annotations a claim and its twin share.
+    ``allowed_exec_plugins``: absolute paths of programs that a provider's kubeconfig may start.
     """
 
     cluster_id: str
@@ -64,6 +65,7 @@ class ControllerSettings:
     remote_clusters: RemoteClusterSource = RemoteClusterSource.CSI_LIQO
     orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS
     shared_marks: labelling.Rules = field(default_factory=labelling.Rules)
+    allowed_exec_plugins: tuple[str, ...] = ()
     health_address: str = ":9809"
     metrics_address: str = ":9808"
 
@@ -80,3 +82,8 @@ class ControllerSettings:
             )
         if self.orphan_grace_seconds <= 0:
             raise errors.InvalidRequestError("--orphan-grace-seconds must be positive")
+        for plugin in self.allowed_exec_plugins:
+            if not pathlib.PurePosixPath(plugin).is_absolute():
+                raise errors.InvalidRequestError(
+                    f"--allowed-exec-plugins has {plugin!r}; name programs by their absolute path"
+                )
