@@ -12,7 +12,7 @@ import pytest
 from lab import control_plane
 from lab.faults import proxy, rules
 from tests import control_planes
-from tests.cluster import calls, fabric
+from tests.cluster import calls, expiry, fabric
 
 Code = grpc.StatusCode
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
@@ -72,6 +72,22 @@ async def reported_away(driver: fabric.Fabric) -> None:
     )
 
 
+async def reported(driver: fabric.Fabric, kind: str, reason: str, words: str = "") -> None:
+    """Wait until a condition of the RemoteCluster is False for a reason."""
+
+    def says(item: fabric.Json | None) -> bool:
+        conditions = (item or {}).get("status", {}).get("conditions", [])
+        return any(
+            (c["type"], c["status"], c["reason"]) == (kind, "False", reason)
+            and words in c["message"]
+            for c in conditions
+        )
+
+    await control_planes.wait_until(
+        driver.consumer, fabric.REMOTE_CLUSTERS, "milan", says, timeout_seconds=60
+    )
+
+
 async def reported_back(driver: fabric.Fabric) -> None:
     await control_planes.wait_until(
         driver.consumer, fabric.REMOTE_CLUSTERS, "milan", fabric.is_ready, timeout_seconds=60
@@ -97,6 +113,138 @@ async def test_an_untouched_claim_goes_elsewhere_while_its_provider_is_away(
     await reported_back(driver)
     await driver.drop("data")
     assert await driver.settled(before) == []
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        pytest.param(429, "Connected", "Overloaded", id="too-many-requests"),
+        pytest.param(500, "Connected", "Failing", id="internal-error"),
+        pytest.param(503, "Connected", "Failing", id="unavailable"),
+        pytest.param(403, "Authorized", "Forbidden", id="forbidden"),
+        pytest.param(401, "Authorized", "Unauthorized", id="unauthorized"),
+    ],
+)
+async def test_a_provider_that_refuses_everything_is_done_without_until_it_is_well(
+    driver: fabric.Fabric,
+    caller: calls.Caller,
+    milan_proxy: proxy.FaultProxy,
+    status: int,
+    kind: str,
+    reason: str,
+) -> None:
+    before = await driver.snapshot()
+    await driver.claim_on("there", "milan")
+    _, volume = await driver.bound("there")
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    rule = milan_proxy.fail(status=status, reason="Placed", times=None)
+    milan_proxy.cut_watches()
+    await reported(driver, kind, reason)
+
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED, text
+    assert "cluster milan cannot be reached" in text
+    await driver.drop("there")
+    code, _ = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED)
+    await driver.claim_on("local", "rome-1")
+    await driver.bound("local")
+    await driver.drop("local")
+
+    milan_proxy.remove(rule)
+    await reported_back(driver)
+    await driver.consume("data", "milan")
+    await driver.bound("data", timeout_seconds=60)
+    await driver.drop("data")
+    await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
+    assert await driver.settled(before) == []
+
+
+async def test_a_provider_whose_certificate_expired_is_said_to_be_so(
+    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy, tmp_path: Path
+) -> None:
+    pair = expiry.Served(tmp_path / "milan-proxy" / "pki")
+    good = pair.read()
+    pair.expire()
+    await milan_proxy.go_down()
+    await milan_proxy.come_up()
+    await reported(driver, "Connected", "CertificateNotTrusted", "certificate has expired")
+
+    pair.write(good)
+    await milan_proxy.go_down()
+    await milan_proxy.come_up()
+    await reported_back(driver)
+
+
+@pytest.mark.timeout(300)
+async def test_a_watch_that_falls_silent_delays_and_loses_nothing(
+    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy
+) -> None:
+    """Calls are answered all the while, so only the silence itself tells."""
+    before = await driver.snapshot()
+    milan_proxy.silence_watches()
+    await driver.claim_on("data", "milan")
+    await driver.claim_on("local", "rome-1")
+    await driver.bound("local")
+    twin = await control_planes.wait_until_there(driver.provider, driver.remote_claims, "data")
+    milan_proxy.end_silence_of_new_watches()
+
+    await driver.bound("data", timeout_seconds=150)
+    after = await driver.provider.get(f"{driver.remote_claims}/data")
+    assert after["metadata"]["uid"] == twin["metadata"]["uid"]
+    for name in ("data", "local"):
+        await driver.drop(name)
+    assert await driver.settled(before) == []
+
+
+async def test_another_cluster_under_the_same_address_is_never_written_to(
+    driver: fabric.Fabric,
+    caller: calls.Caller,
+    milan_proxy: proxy.FaultProxy,
+    third: control_plane.ControlPlane,
+) -> None:
+    """As after a provider was deleted and made again with the same names and credentials."""
+    before = await driver.snapshot()
+    await driver.claim_on("data", "milan")
+    _, volume = await driver.bound("data")
+    fabric.grant_namespace(third, driver.remote_namespace)
+    claim = await driver.consumer.create(driver.claims, fabric.claim("new"))
+
+    await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
+    seen = len(milan_proxy.requests)
+    await reported(driver, "Connected", "IdentityChanged", "another cluster answers for milan")
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert "another cluster answers" in text
+    await driver.drop("data")
+    code, _ = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED), "its data is in the other one"
+    await driver.controller.end()
+    await driver.controller.start()
+    await reported(driver, "Connected", "IdentityChanged", "it was")
+    assert [item for item in milan_proxy.requests[seen:] if item.is_write and item.sent] == []
+
+    await milan_proxy.lead_to(driver.milan.kubeconfig_for(fabric.CONSUMER_USER))
+    await reported_back(driver)
+    await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
+    await driver.drop("new")
+    assert await driver.settled(before) == []
+
+
+async def test_an_administrator_may_say_that_a_changed_identity_is_right(
+    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy, third: control_plane.ControlPlane
+) -> None:
+    fabric.grant_namespace(third, driver.remote_namespace)
+    await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
+    await reported(driver, "Connected", "IdentityChanged", "empty status.identity")
+
+    path = f"{fabric.REMOTE_CLUSTERS}/milan/status"
+    await driver.consumer.merge(path, {"status": {"identity": ""}})
+    await reported_back(driver)
+    found = await driver.consumer.get(f"{fabric.REMOTE_CLUSTERS}/milan")
+    uid = ("get", "namespace", "kube-system", "-o=jsonpath={.metadata.uid}")
+    assert found["status"]["identity"] == fabric.kubectl(third, *uid)
 
 
 async def test_a_claim_that_may_be_there_waits_for_its_provider(
