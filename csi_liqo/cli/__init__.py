@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from csi_liqo.model import controller_settings, errors, names, settings
+from csi_liqo.cli import adopt, doctor, peer, where
+from csi_liqo.model import controller_settings, errors, labelling, names, settings
 
 app = typer.Typer(
     name="csi-liqo",
@@ -25,6 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(peer.app)
+app.command()(where.where)
+app.command()(doctor.doctor)
+app.command()(adopt.adopt)
 
 FAILED = 1
 REFUSED = 2
@@ -71,6 +76,24 @@ def controller(
         str,
         typer.Option(envvar=_env("twins-namespace"), help="The namespace of local twins."),
     ] = names.DEFAULT_TWINS_NAMESPACE,
+    fence_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("fence-config-map"),
+            help="The ConfigMap there that tells admission policies of volumes.",
+        ),
+    ] = names.FENCE_CONFIG_MAP,
+    namespace: Annotated[
+        str,
+        typer.Option(envvar=_env("namespace", "NAMESPACE"), help="The driver's own namespace."),
+    ] = names.DRIVER_NAMESPACE,
+    replica: Annotated[
+        str | None,
+        typer.Option(
+            envvar=_env("replica", "POD_NAME"),
+            help="Tells this replica from the others [default: a name made up at each start].",
+        ),
+    ] = None,
     kubeconfig: Annotated[
         pathlib.Path | None,
         typer.Option(envvar=_env("kubeconfig"), help="Instead of the pod's own service account."),
@@ -82,6 +105,13 @@ def controller(
             help="Attach real volumes; as attachRequired of this driver's CSIDriver.",
         ),
     ] = False,
+    remote_clusters: Annotated[
+        controller_settings.RemoteClusterSource,
+        typer.Option(
+            envvar=_env("remote-clusters"),
+            help="What describes them: RemoteCluster objects, an existing Liqo, or both.",
+        ),
+    ] = controller_settings.RemoteClusterSource.CSI_LIQO,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -89,6 +119,24 @@ def controller(
             help="How long a twin that was never handed over is left alone.",
         ),
     ] = controller_settings.ORPHAN_GRACE_SECONDS,
+    metadata_allow: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("metadata-allow"),
+            help="Labels and annotations that a claim and its twin share: patterns, by commas.",
+        ),
+    ] = "*",
+    metadata_deny: Annotated[
+        str,
+        typer.Option(envvar=_env("metadata-deny"), help="Those that they do not share."),
+    ] = ",".join(labelling.DEFAULT_DENY),
+    allowed_exec_plugins: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("allowed-exec-plugins"),
+            help="Programs that a provider's kubeconfig may start: absolute paths, by commas.",
+        ),
+    ] = "",
     health_address: HealthAddress = ":9809",
     metrics_address: MetricsAddress = ":9808",
     log_level: Level = LogLevel.INFO,
@@ -99,9 +147,15 @@ def controller(
         csi_endpoint=csi_endpoint,
         driver_name=driver_name,
         twins_namespace=twins_namespace,
+        fence_config_map=fence_config_map,
+        namespace=namespace,
+        replica=replica or controller_settings.own_name(),
         kubeconfig=kubeconfig,
         attach=attach,
+        remote_clusters=remote_clusters,
         orphan_grace_seconds=orphan_grace_seconds,
+        shared_marks=labelling.Rules.parse(allow=metadata_allow, deny=metadata_deny),
+        allowed_exec_plugins=tuple(path for path in allowed_exec_plugins.split(",") if path),
         health_address=health_address,
         metrics_address=metrics_address,
     )
