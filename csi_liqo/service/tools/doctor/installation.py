@@ -12,7 +12,7 @@ from csi_liqo.service.tools import ports
 from csi_liqo.service.tools.doctor import facts, findings
 from csi_liqo.service.tools.doctor.findings import Finding, Level
 
-OLDEST_MINOR: Final = 29
+OLDEST_MINOR: Final = 30
 GATED_MINOR: Final = 37
 """From here on the scheduler keeps pods off nodes that lack the driver."""
 _CHECKED: Final = "installation"
