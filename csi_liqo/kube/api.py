@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
-import yaml
 from kubernetes.aio import client as aio_client
 from kubernetes.aio import config as aio_config
 
+from csi_liqo.kube import kubeconfigs
 from csi_liqo.model import errors
 
 REQUEST_TIMEOUT_SECONDS: Final = 20.0
@@ -84,20 +84,8 @@ class Api:
                 here, or run a program that is not among ``exec_plugins``: a provider's Secret
                 decides nothing on this machine.
         """
-        configuration = aio_client.Configuration()
-        try:
-            document = yaml.safe_load(text)
-            _refuse_local_access(document, exec_plugins)
-            await aio_config.load_kube_config_from_dict(
-                document, client_configuration=configuration
-            )
-            return cls(configuration)
-        except aio_config.ConfigException as error:
-            raise errors.PreconditionError(f"the kubeconfig cannot be read: {error}") from error
-        except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError) as bad:
-            # NB: what these say may quote the text, and so the token in it.
-            what = type(bad).__name__
-            raise errors.PreconditionError(f"the kubeconfig cannot be read ({what})") from None
+        with kubeconfigs.complaints():
+            return cls(await kubeconfigs.load(text, exec_plugins))
 
     @classmethod
     async def in_cluster(cls) -> Api:
@@ -276,32 +264,3 @@ async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> 
         case _:
             kind = errors.ApiUnavailableError
     return kind(message, status=response.status)
-
-
-def _is_allowed(plugin: Json, exec_plugins: Collection[str]) -> bool:
-    return plugin.get("command") in exec_plugins and not plugin.get("env")
-
-
-_LOCAL_ACCESS: Final = ("exec", "auth-provider", "tokenFile", "client-certificate", "client-key")
-
-
-def _refuse_local_access(document: Json, exec_plugins: Collection[str]) -> None:
-    """A kubeconfig from a Secret may neither start programs nor read this machine's files.
-
-    An allowed program gets the Secret's arguments, but not its environment, by which any
-    program can be made to run another one.
-    """
-    users = [user.get("user") or {} for user in document.get("users") or []]
-    clusters = [cluster.get("cluster") or {} for cluster in document.get("clusters") or []]
-    found = {
-        key
-        for user in users
-        for key in _LOCAL_ACCESS
-        if user.get(key) and not (key == "exec" and _is_allowed(user[key], exec_plugins))
-    }
-    found |= {key for cluster in clusters for key in ("certificate-authority",) if cluster.get(key)}
-    if found:
-        raise errors.PreconditionError(
-            f"the kubeconfig uses {', '.join(sorted(found))}, which would run a program or read a "
-            "file of the controller; put the certificate, key or token into it instead"
-        )

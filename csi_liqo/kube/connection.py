@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,6 +15,7 @@ from csi_liqo.kube import (
     collection,
     contact,
     identity,
+    kubeconfigs,
     reports,
     resources,
     session,
@@ -238,20 +238,11 @@ class Connection:
             )
 
     def _kubeconfig(self, secret: objects.Secret | None) -> str:
-        reference = self.spec.kubeconfig_secret_ref
-        where = f"Secret {reference.namespace}/{reference.name}"
         if self.spec.cluster_id == self._around.consumer_id:
             raise errors.PreconditionError(
                 f"clusterID {self.spec.cluster_id} is this cluster's own; a provider has another"
             )
-        if secret is None:
-            raise errors.PreconditionError(f"{where} does not exist; create it")
-        try:
-            return base64.b64decode(secret.data[reference.key]).decode()
-        except KeyError:
-            raise errors.PreconditionError(f"{where} has no key {reference.key}") from None
-        except ValueError:
-            raise errors.PreconditionError(f"{where}: key {reference.key} is no text") from None
+        return kubeconfigs.read(secret, self.spec.kubeconfig_secret_ref)
 
     async def _probe(self, begun: session.Session) -> None:
         """Ask who answers; what is raised closes the way for all calls."""

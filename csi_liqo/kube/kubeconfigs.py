@@ -1,0 +1,86 @@
+"""The kubeconfig in a Secret: whoever writes it decides nothing on the controller's machine."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+import yaml
+from kubernetes.aio import client as aio_client
+from kubernetes.aio import config as aio_config
+
+from csi_liqo.model import errors, objects
+
+
+def read(secret: objects.Secret | None, reference: objects.SecretReference) -> str:
+    """Return the kubeconfig that a reference means.
+
+    Raises:
+        errors.PreconditionError: it is not there, or no text.
+    """
+    where = f"Secret {reference.namespace}/{reference.name}"
+    if secret is None:
+        raise errors.PreconditionError(f"{where} does not exist; create it")
+    try:
+        return base64.b64decode(secret.data[reference.key]).decode()
+    except KeyError:
+        raise errors.PreconditionError(f"{where} has no key {reference.key}") from None
+    except ValueError:
+        raise errors.PreconditionError(f"{where}: key {reference.key} is no text") from None
+
+
+async def load(text: str, exec_plugins: Collection[str]) -> aio_client.Configuration:
+    """Return what a kubeconfig's current context says; use it within ``complaints``."""
+    configuration = aio_client.Configuration()
+    document = yaml.safe_load(text)
+    _refuse_local_access(document, exec_plugins)
+    await aio_config.load_kube_config_from_dict(document, client_configuration=configuration)
+    return configuration
+
+
+@contextlib.contextmanager
+def complaints() -> Iterator[None]:
+    """Say of whatever is wrong with a kubeconfig's text that it cannot be read.
+
+    Raises:
+        errors.PreconditionError: in place of what the client and its libraries raise.
+    """
+    try:
+        yield
+    except aio_config.ConfigException as error:
+        raise errors.PreconditionError(f"the kubeconfig cannot be read: {error}") from error
+    except (yaml.YAMLError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # NB: what these say may quote the text, and so the token in it.
+        what = type(error).__name__
+        raise errors.PreconditionError(f"the kubeconfig cannot be read ({what})") from None
+
+
+def _is_allowed(plugin: Any, exec_plugins: Collection[str]) -> bool:
+    return plugin.get("command") in exec_plugins and not plugin.get("env")
+
+
+_LOCAL_ACCESS: Final = ("exec", "auth-provider", "tokenFile", "client-certificate", "client-key")
+
+
+def _refuse_local_access(document: Any, exec_plugins: Collection[str]) -> None:
+    """A kubeconfig from a Secret may neither start programs nor read this machine's files.
+
+    An allowed program gets the Secret's arguments, but not its environment, by which any
+    program can be made to run another one.
+    """
+    users = [user.get("user") or {} for user in document.get("users") or []]
+    clusters = [cluster.get("cluster") or {} for cluster in document.get("clusters") or []]
+    found = {
+        key
+        for user in users
+        for key in _LOCAL_ACCESS
+        if user.get(key) and not (key == "exec" and _is_allowed(user[key], exec_plugins))
+    }
+    found |= {key for cluster in clusters for key in ("certificate-authority",) if cluster.get(key)}
+    if found:
+        raise errors.PreconditionError(
+            f"the kubeconfig uses {', '.join(sorted(found))}, which would run a program or read a "
+            "file of the controller; put the certificate, key or token into it instead"
+        )
