@@ -17,6 +17,8 @@ from csi_liqo.reconcilers import virtual_nodes
 from csi_liqo.service import ports
 from csi_liqo.service.controller import clusters, negotiation
 
+CONNECTING: Final = "Connecting"
+"""Reason of a connection of which nothing is known yet."""
 INSIST_SECONDS: Final = 60.0
 """How long a status that others wrote differently is left alone."""
 LOOK_SECONDS: Final = 0.3
@@ -85,8 +87,8 @@ class RemoteClusters:
         if await self._protect(remote, needed=needed):
             return None
         report = self._report_of(remote.name)
-        if report is None:
-            return None
+        if report is None or (report.reason == CONNECTING and remote.status.conditions):
+            return None  # a start of this program is no news of the provider
         return await self._write(remote, self._status(remote, report, volumes, claims))
 
     async def _protect(self, remote: objects.RemoteCluster, *, needed: bool) -> bool:
