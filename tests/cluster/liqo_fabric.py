@@ -29,9 +29,8 @@ EVENTS = "/api/v1/namespaces/default/events"
 def install_liqo(rome: control_plane.ControlPlane) -> None:
     """Give the consumer Liqo's kinds."""
     fabric.kubectl(rome, "apply", "-f", str(MANIFESTS / "definitions.yaml"))
-    for plural in ("virtualnodes", "namespacemaps", "namespaceoffloadings"):
-        crd = f"crd/{plural}.offloading.liqo.io"
-        fabric.kubectl(rome, "wait", "--for=condition=Established", crd)
+    path = str(MANIFESTS / "definitions.yaml")
+    fabric.kubectl(rome, "wait", "--for=condition=Established", "-f", path)
 
 
 def remove_liqo(rome: control_plane.ControlPlane) -> None:
@@ -153,6 +152,21 @@ def namespace_map(mapping: dict[str, str]) -> fabric.Json:
     }
 
 
+def resource_slice() -> fabric.Json:
+    return {
+        "apiVersion": "authentication.liqo.io/v1beta1",
+        "kind": "ResourceSlice",
+        "metadata": {
+            "name": "milan",
+            "labels": {
+                "liqo.io/remote-cluster-id": "milan",
+                "liqo.io/remoteID": "milan",
+                "liqo.io/replication": "true",
+            },
+        },
+    }
+
+
 def lend(milan: control_plane.ControlPlane, namespace: str) -> None:
     """Make a mapped namespace in the provider as Liqo does, with its RoleBinding."""
     fabric.kubectl(milan, "create", "namespace", namespace)
@@ -221,6 +235,7 @@ async def running(
         supervisor = asyncio.create_task(sidecar.keep_alive())
         try:
             yield Beside(parts, tenant)
+            await empty(parts)
         except BaseException:
             for process in processes:
                 sys.stderr.write(f"--- {process.log.name}\n{process.log.read_text()[-6000:]}\n")
@@ -248,6 +263,20 @@ def make_processes(
             NAMESPACE="csi-liqo",
         ),
     )
+
+
+async def empty(driver: fabric.Fabric) -> None:
+    """Have all volumes of the test deleted: later tests may not look where they are."""
+    listed = await driver.consumer.get(fabric.VOLUMES)
+    volumes = [
+        item["metadata"]["name"]
+        for item in listed["items"]
+        if item["spec"].get("claimRef", {}).get("namespace") == driver.namespace
+    ]
+    for what in (("pods", "--grace-period=0", "--force"), ("pvc",)):
+        fabric.kubectl(driver.rome, "-n", driver.namespace, "delete", "--all", *what)
+    for name in volumes:
+        await driver.volume_gone(name, timeout_seconds=60)
 
 
 async def clean_up(tenant: Tenant) -> None:

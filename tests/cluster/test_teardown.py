@@ -159,12 +159,15 @@ async def test_nothing_of_liqos_that_holds_volumes_is_deleted(beside: liqo_fabri
     await driver.consumer.create(
         f"{liqo_fabric.GROUP}/namespaces/{driver.namespace}/namespaceoffloadings", offloading
     )
+    slices = f"/apis/authentication.liqo.io/v1beta1/namespaces/{tenant.namespace}/resourceslices"
+    await driver.consumer.create(slices, liqo_fabric.resource_slice())
     there = (
+        ("-n", tenant.namespace, "delete", "resourceslice.authentication.liqo.io", "milan"),
         ("-n", tenant.namespace, "delete", "virtualnode", "milan"),
         ("-n", tenant.namespace, "delete", "namespacemap", "milan"),
         ("-n", driver.namespace, "delete", "namespaceoffloading", "offloading"),
     )
-    assert attempt(driver.rome, *there[2]) == ""
+    assert attempt(driver.rome, *there[-1]) == ""
     await driver.claim_on("data", "milan")
     await driver.bound("data")
     await until_counted(driver, f"offloaded.milan.{driver.namespace}", "1")
