@@ -10,11 +10,34 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import csi_liqo
-from csi_liqo.app import health, http, metrics, stopping
-from csi_liqo.kube import api, collection, connection, indexes, providers, resources
+from csi_liqo.app import (
+    capacities,
+    health,
+    http,
+    metrics,
+    remotes,
+    renewal,
+    stopping,
+    teardown,
+    twin_metrics,
+    volume_health,
+)
+from csi_liqo.kube import (
+    api,
+    collection,
+    connection,
+    events,
+    indexes,
+    leases,
+    liqo,
+    providers,
+    resources,
+    sources,
+)
 from csi_liqo.model import controller_settings, errors, names, objects, twins
+from csi_liqo.model import liqo as liqo_model
 from csi_liqo.reconcilers import attachments as attachment_reconciler
-from csi_liqo.reconcilers import remote_clusters as remote_cluster_reconciler
+from csi_liqo.reconcilers import liqo as liqo_reconciler
 from csi_liqo.reconcilers import runner, virtual_nodes
 from csi_liqo.reconcilers import twins as twin_reconciler
 from csi_liqo.rpc import controller as rpc_controller
@@ -24,6 +47,7 @@ from csi_liqo.service.controller import (
     attaching,
     clusters,
     description,
+    inventory,
     negotiation,
     places,
     volumes,
@@ -41,7 +65,9 @@ PLUGIN_CAPABILITIES: Final = (
 class Controller:
     """Everything the controller runs, wired; ``run`` keeps it going.
 
-    Two connections to this cluster's API server: one for calls, one for watches.
+    Two connections to this cluster's API server: one for calls, one for watches. The
+    election has a third of its own: calls that wait for an answer must not keep it from
+    renewing.
     """
 
     def __init__(
@@ -49,8 +75,10 @@ class Controller:
         settings: controller_settings.ControllerSettings,
         calls: api.Api,
         watches: api.Api,
+        election: leases.Election,
     ) -> None:
         self._settings = settings
+        self._election = election
         driver = settings.driver_name
         volume_indexes = indexes.local_volumes(driver)
         self._claims = collection.Collection(
@@ -64,6 +92,14 @@ class Controller:
         self._csi_nodes = collection.Collection(calls, watches, resources.CSI_NODES)
         self._csi_drivers = collection.Collection(calls, watches, resources.CSI_DRIVERS)
         self._remote_clusters = collection.Collection(calls, watches, resources.REMOTE_CLUSTERS)
+        chosen = settings.remote_clusters
+        self._liqo = liqo.LiqoClusters(calls, watches, self._nodes) if chosen.of_liqo else None
+        self._sources = sources.Sources(
+            self._remote_clusters if chosen.of_our_own else None, self._liqo
+        )
+        self._capacities = collection.Collection(
+            calls, watches, resources.CAPACITIES, indexes=indexes.CAPACITIES
+        )
         self._filled = False
         self._attachments = collection.Collection(
             calls, watches, resources.ATTACHMENTS, indexes=indexes.ATTACHMENTS
@@ -76,6 +112,7 @@ class Controller:
             self._csi_nodes,
             self._csi_drivers,
             self._remote_clusters,
+            self._capacities,
         )
         if settings.attach:
             self._local = (*self._local, self._attachments)
@@ -93,32 +130,49 @@ class Controller:
             consumer_id=settings.cluster_id,
             calls=calls,
             watches=watches,
-            on_report=lambda name: self._status_runner.add(("", name)),
+            on_report=self._reported,
             on_claim=self._twin_changed,
             namespaces_in_use=self._namespaces_in_use,
+            exec_plugins=settings.allowed_exec_plugins,
         )
-        self._providers = providers.Providers(around, self._remote_clusters)
+        self._providers = providers.Providers(around, self._sources)
         everywhere = clusters.Clusters(consumer, self._providers)
-        made = twin_service.Twins(consumer)
-        self.use_cases = volumes.Volumes(
+        made = twin_service.Twins(consumer, settings.shared_marks)
+        where = places.Places(
             consumer,
             everywhere,
-            places.Places(
-                consumer,
-                everywhere,
-                driver=driver,
-                twins_namespace=settings.twins_namespace,
-                attaches=settings.attach,
+            driver=driver,
+            twins_namespace=settings.twins_namespace,
+            attaches=settings.attach,
+        )
+        self.use_cases = volumes.Volumes(consumer, everywhere, where, made)
+        self.capacity = capacities.Capacities(
+            *(settings, consumer, everywhere, where),
+            capacities.Watched(
+                claims=self._claims,
+                volumes=self._volumes,
+                classes=self._classes,
+                nodes=self._nodes,
+                csi_drivers=self._csi_drivers,
+                capacities=self._capacities,
             ),
-            made,
         )
         self.attaching = (
             attaching.Attaching(consumer, self._attachments, driver) if settings.attach else None
         )
+        self._volume_health = volume_health.VolumeHealth(
+            consumer,
+            everywhere,
+            events.EventTeller(collection.Collection(calls, watches, resources.EVENTS), driver),
+            driver,
+        )
+        self.gauges = twin_metrics.TwinGauges(
+            consumer, everywhere, inventory.Inventory(consumer, everywhere)
+        )
         self._node_runner = runner.Runner(
             "virtual-nodes",
             virtual_nodes.VirtualNodes(
-                self._nodes, self._csi_nodes, self._remote_clusters, driver
+                self._nodes, self._csi_nodes, self._sources, driver
             ).reconcile,
         )
         self._orphan_runner = runner.Runner(
@@ -131,11 +185,42 @@ class Controller:
             "orphan-attachments",
             attachment_reconciler.OrphanAttachments(consumer, self._attachments, driver).reconcile,
         )
-        self._status_runner = runner.Runner(
-            "remote-clusters",
-            remote_cluster_reconciler.RemoteClusters(
-                self._remote_clusters, self._providers.report
+        self._remotes = remotes.Remotes(
+            remotes.Watched(
+                claims=self._claims,
+                volumes=self._volumes,
+                nodes=self._nodes,
+                remote_clusters=self._remote_clusters,
+                described=self._sources,
+            ),
+            *(consumer, self._providers, everywhere, self._providers.report),
+            driver=driver,
+            rules=settings.shared_marks,
+        )
+        self._liqo_runner = runner.Runner(
+            "liqo-providers",
+            liqo_reconciler.LiqoProviders(
+                self._nodes,
+                collection.Collection(calls, watches, resources.EVENTS),
+                self._sources,
+                self._providers.report,
+                driver,
             ).reconcile,
+        )
+        self._teardown = teardown.Teardown(
+            *(settings, calls, watches, self._volumes, self._providers, self._namespaces_in_use)
+        )
+        self._renewal = renewal.Renewal(settings.namespace, calls, watches)
+        self._runners = (
+            self._renewal.runner,
+            *self._teardown.runners,
+            self._node_runner,
+            self._orphan_runner,
+            self._attachment_runner,
+            *self._remotes.runners,
+            self._volume_health.runner,
+            self._liqo_runner,
+            self.capacity.runner,
         )
 
     @property
@@ -148,7 +233,7 @@ class Controller:
         return self._filled
 
     async def run(self) -> None:
-        """Keep caches, connections and reconcilers going until cancelled.
+        """Keep caches and connections going until cancelled, and the reconcilers while leading.
 
         Raises:
             errors.PreconditionError: this cluster was served under another cluster id before.
@@ -160,15 +245,21 @@ class Controller:
                 await part.store.wait_synced()
             self._refuse_another_id()
             self._filled = True
-            self._listen()
+            self._sources.follow()
+            if self._liqo is not None:
+                group.create_task(self._liqo.keep(), name="providers that Liqo describes")
             group.create_task(self._providers.run(), name="providers")
-            for running in (
-                self._node_runner,
-                self._orphan_runner,
-                self._attachment_runner,
-                self._status_runner,
-            ):
+            group.create_task(self._renewal.keep(), name="kubeconfigs whose tokens are renewed")
+            group.create_task(self._election.run(self._reconcile), name="election")
+
+    async def _reconcile(self) -> None:
+        """Run the reconcilers until cancelled: what exactly one replica does at a time."""
+        async with asyncio.TaskGroup() as group:
+            for running in self._runners:
                 group.create_task(running.run(), name="reconciler")
+            with contextlib.ExitStack() as until_the_end:
+                self._listen(until_the_end)
+                await asyncio.Future()  # until cancelled
 
     def _refuse_another_id(self) -> None:
         """A changed cluster id would make every volume's home another cluster than it is."""
@@ -190,8 +281,8 @@ class Controller:
                     f"PersistentVolume {volume.name} was made for cluster id {other}: {remedy}"
                 )
 
-    def _listen(self) -> None:
-        """Tell the reconcilers of changes, and now of all there is."""
+    def _listen(self, until_the_end: contextlib.ExitStack) -> None:
+        """Tell the reconcilers of changes from now on, and now of all there is."""
 
         def node_changed(_: objects.Node | None, node: objects.Node | None) -> None:
             if node is not None and node.virtual:
@@ -207,8 +298,13 @@ class Controller:
         ) -> None:
             for node in self._nodes.all():
                 node_changed(None, node)
+
+        def described(
+            _: objects.RemoteCluster | None, remote: objects.RemoteCluster | None
+        ) -> None:
+            remote_changed(None, None)
             if remote is not None:
-                self._status_runner.add(("", remote.name))
+                self._reported(remote.name)
 
         def attachment_changed(
             before: objects.VolumeAttachment | None, after: objects.VolumeAttachment | None
@@ -219,17 +315,45 @@ class Controller:
                 if attachment.spec.node_name == known.spec.node_name:
                     self._attachment_runner.add(("", attachment.name))
 
-        self._attachments.store.listen(attachment_changed)
-        self._nodes.store.listen(node_changed)
-        self._csi_nodes.store.listen(csi_node_changed)
-        self._remote_clusters.store.listen(remote_changed)
-        self._claims.store.listen(self._twin_changed)
+        for ended in (
+            self._attachments.store.listen(attachment_changed),
+            self._nodes.store.listen(node_changed),
+            self._csi_nodes.store.listen(csi_node_changed),
+            self._remote_clusters.store.listen(remote_changed),
+            self._sources.store.listen(described),
+            self._claims.store.listen(self._twin_changed),
+        ):
+            until_the_end.callback(ended)
+        self._remotes.listen(until_the_end)
+        self._volume_health.listen(self._volumes, self._claims, until_the_end)
+        self.capacity.listen(until_the_end)
+        self._renewal.listen(until_the_end)
+        self._teardown.listen(until_the_end)
+        for provider in self._providers.all():
+            for twin in provider.claims.all():
+                self._twin_changed(None, twin)
+
+    def _reported(self, name: str) -> None:
+        """How a provider's connection is goes to where people look for it."""
+        of_liqo = name.startswith(liqo_model.NAME_PREFIX)
+        if of_liqo:
+            self._liqo_runner.add(("", name))
+        else:
+            self._remotes.reported(name)
+        self._teardown.twins_changed()
+        self.capacity.changed()
+        for provider in self._providers.all():
+            self._volume_health.provider_changed(provider.id)
 
     def _twin_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
         """A twin that is not handed over may be an orphan; so may one whose claim changed."""
         known = after or before
         assert known is not None
+        self._volume_health.twin_changed(before, after)
         if known.consumer == self._settings.cluster_id and known.volume_id:
+            self._teardown.twins_changed()
+            if after is not None:
+                self._remotes.twin_changed(after)
             if after is not None and not after.handed_over:
                 self._orphan_runner.add(("", known.volume_id))
         elif after is None or after.spec.volume_name:
@@ -238,17 +362,11 @@ class Controller:
     def _namespaces_in_use(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
         """Return the namespaces of a provider that may hold twins of this cluster."""
         used = set(spec.namespace_mapping.explicit.values())
-        for volume in self._volumes.all():
-            source = volume.spec.csi
-            if source is None or source.driver != self._settings.driver_name:
-                continue
-            if description.home_of(volume) == spec.cluster_id:
-                with contextlib.suppress(errors.InvalidRequestError):  # made by hand, of no use
-                    used.add(description.twin_of(volume).namespace)
-        for claim in self._claims.all():
-            if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == spec.cluster_id:
-                target = negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace)
-                used.add(target)
+        for volume in self._volumes.select(clusters.BY_HOME, spec.cluster_id):
+            with contextlib.suppress(errors.InvalidRequestError):  # made by hand, of no use
+                used.add(description.twin_of(volume).namespace)
+        for claim in self._claims.select(clusters.BY_ATTEMPT, spec.cluster_id):
+            used.add(negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace))
         return used - {""}
 
 
@@ -261,7 +379,13 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
     async with stopping.stop_signals() as stop, contextlib.AsyncExitStack() as stack:
         calls = await stack.enter_async_context(await _connect(settings))
         watches = await stack.enter_async_context(await _connect(settings))
-        controller = Controller(settings, calls, watches)
+        election = leases.Election(
+            await stack.enter_async_context(await _connect(settings)),
+            namespace=settings.namespace,
+            name=f"{settings.driver_name}-controller",
+            identity=settings.replica,
+        )
+        controller = Controller(settings, calls, watches, election)
         services = [
             functools.partial(
                 csi_pb2_grpc.add_IdentityServicer_to_server,
@@ -274,10 +398,14 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
             ),
             functools.partial(
                 csi_pb2_grpc.add_ControllerServicer_to_server,
-                rpc_controller.ControllerServicer(controller.use_cases, controller.attaching),
+                rpc_controller.ControllerServicer(
+                    controller.use_cases, controller.attaching, controller.capacity.rooms
+                ),
             ),
         ]
         counted = metrics.Metrics()
+        counted.registry.register(controller.gauges)
+        counted.watch_leading(lambda: election.leading)
         guard = interceptors.ErrorsToStatus(counted.observe)
         path = server.path_of(settings.csi_endpoint)
         alive = health.Health(path)
