@@ -404,8 +404,13 @@ def controller_command(socket: pathlib.Path, kubeconfig: pathlib.Path, *more: st
     ]
 
 
-def provisioner_command(socket: pathlib.Path, kubeconfig: pathlib.Path) -> list[str]:
-    """Return the sidecar's command line, with the arguments that deploy/ gives it."""
+def provisioner_command(
+    socket: pathlib.Path, kubeconfig: pathlib.Path, *, elects: bool = False
+) -> list[str]:
+    """Return the sidecar's command line, with the arguments that deploy/ gives it.
+
+    Alone it need not be elected, which would make each test wait for a lease.
+    """
     manifests = yaml.safe_load_all((ROOT / "deploy/base/controller.yaml").read_text())
     containers = next(
         part["spec"]["template"]["spec"]["containers"]
@@ -413,7 +418,9 @@ def provisioner_command(socket: pathlib.Path, kubeconfig: pathlib.Path) -> list[
         if part["kind"] == "Deployment"
     )
     deployed = next(c["args"] for c in containers if c["name"] == "csi-provisioner")
-    own = ("--csi-address", "--leader-election", "--http-endpoint", "--feature-gates", "--timeout")
+    own: tuple[str, ...] = ("--csi-address", "--http-endpoint", "--timeout")
+    if not elects:
+        own += ("--leader-election", "--feature-gates")
     return [
         str(BINARIES / "csi-provisioner"),
         *(argument for argument in deployed if not argument.startswith(own)),
@@ -485,7 +492,8 @@ async def running(
         _install_attaching(rome, name)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)
-    controller = Process(arguments, directory / "controller.log")
+    # A pod keeps its name when a container of it starts anew, and so its lease.
+    controller = Process(arguments, directory / "controller.log", POD_NAME="controller")
     sidecar = Process(
         provisioner_command(socket, rome.kubeconfig_for(user)),
         directory / "csi-provisioner.log",
@@ -514,8 +522,16 @@ async def running(
             await asyncio.gather(supervisor, return_exceptions=True)
             await sidecar.end()
             await controller.end(signal.SIGTERM)
-            kubectl(rome, "delete", "remotecluster", "milan")
+            forget_remote_cluster(rome, "milan")
             kubectl(rome, "delete", "--namespace=csi-liqo", "secret", "milan")
+
+
+def forget_remote_cluster(rome: control_plane.ControlPlane, name: str) -> None:
+    """Delete a RemoteCluster with nobody there to let it go, whatever lives in its provider."""
+    kubectl(rome, "label", "remotecluster", name, "csi.liqo.io/fence=open")
+    patch = json.dumps({"metadata": {"finalizers": None}})
+    kubectl(rome, "patch", "remotecluster", name, "--type=merge", f"--patch={patch}")
+    kubectl(rome, "delete", "remotecluster", name)
 
 
 def is_ready(remote: Json | None) -> bool:

@@ -155,6 +155,18 @@ CONTROLLER_RIGHTS = [
     ("get", "pods", "default", False),
     ("create", "clusterroles.rbac.authorization.k8s.io", "", False),
     ("get", "configmaps", "csi-liqo", False),
+    ("create", "configmaps", "csi-liqo-storage", False),
+    ("patch", "configmaps", "csi-liqo-storage", False),
+    ("patch", "virtualnodes.offloading.liqo.io", "default", False),
+    ("list", "configmaps", "default", False),
+    ("list", "csistoragecapacities.storage.k8s.io", "default", True),
+    ("create", "csistoragecapacities.storage.k8s.io", "csi-liqo", True),
+    ("delete", "csistoragecapacities.storage.k8s.io", "csi-liqo", True),
+    ("create", "csistoragecapacities.storage.k8s.io", "default", False),
+    ("patch", "csistoragecapacities.storage.k8s.io", "kube-system", False),
+    ("update", "leases.coordination.k8s.io", "csi-liqo", True),
+    ("delete", "leases.coordination.k8s.io", "csi-liqo", False),
+    ("update", "leases.coordination.k8s.io", "kube-system", False),
 ]
 
 
