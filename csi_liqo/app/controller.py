@@ -342,8 +342,21 @@ class Controller:
             self._remotes.reported(name)
         self._teardown.twins_changed()
         self.capacity.changed()
-        for provider in self._providers.all():
-            self._volume_health.provider_changed(provider.id)
+        self._look_again(name)
+
+    def _look_again(self, name: str) -> None:
+        """What a provider lost, or was left with, while it was out of sight is news now.
+
+        Its twins are told of while it is being connected to, when no reconciler sees it yet.
+        """
+        remote = self._sources.get(name)
+        provider = self._providers.get(remote.spec.cluster_id) if remote is not None else None
+        if provider is None:
+            return
+        self._volume_health.provider_changed(provider.id)
+        for twin in provider.claims.all():
+            if not twin.handed_over:
+                self._orphan_runner.add(("", twin.volume_id))
 
     def _twin_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
         """A twin that is not handed over may be an orphan; so may one whose claim changed."""

@@ -9,7 +9,7 @@ from csi_liqo.kube import collection
 from csi_liqo.model import objects
 from csi_liqo.reconcilers import runner, status_back
 from csi_liqo.service import ports
-from csi_liqo.service.controller import clusters, description
+from csi_liqo.service.controller import clusters
 
 WORKERS: Final = 8
 
@@ -63,9 +63,8 @@ class VolumeHealth:
 
     def provider_changed(self, cluster_id: str) -> None:
         """Take note of a provider that may be in sight again: what it lost meanwhile is news."""
-        for volume in self._consumer.volumes.all():
-            if description.home_of(volume) == cluster_id:
-                self._look(volume)
+        for volume in self._consumer.volumes.select(clusters.BY_HOME, cluster_id):
+            self._look(volume)
 
     def _look(self, volume: objects.PersistentVolume | None) -> None:
         source = volume.spec.csi if volume is not None else None

@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from csi_liqo.model import errors, ids, kept, names, objects
+from csi_liqo.model import errors, ids, kept, names, objects, quantities
 from csi_liqo.service.controller import clusters, description, inventory, negotiation
 
 logger = logging.getLogger(__name__)
@@ -229,19 +229,19 @@ class Adoption:
         }
         options: tuple[str, ...] = ()
         annotations = {"pv.kubernetes.io/provisioned-by": self._driver}
+        if twin.spec.volume_mode == "Filesystem":
+            asked = known.parameters.get(_FS_TYPE) if known else None
+            source["fsType"] = memory.fs_type or asked or _DEFAULT_FS_TYPE
         if cluster.local:  # only there is the memory kept where no tenant can write
             options = memory.mount_options if memory.name else known.mount_options if known else ()
             source |= memory.secrets
             annotations = {**memory.annotations, **annotations}
-            if twin.spec.volume_mode == "Filesystem":
-                asked = known.parameters.get(_FS_TYPE) if known else None
-                source["fsType"] = memory.fs_type or asked or _DEFAULT_FS_TYPE
             if not memory.name and known is not None:
                 _refuse_secrets(known)
         policy = wish.reclaim_policy or memory.persistent_volume_reclaim_policy
         policy = policy or (known.reclaim_policy if known is not None else "Retain")
         spec = {
-            "capacity": {"storage": str(volume.capacity_bytes)},
+            "capacity": {"storage": quantities.to_text(volume.capacity_bytes)},
             "accessModes": list(memory.access_modes or twin.spec.access_modes),
             "volumeMode": twin.spec.volume_mode,
             "storageClassName": class_name,
