@@ -29,9 +29,7 @@ class _Verdict(enum.Enum):
 class Twins:
     """The twins of one consumer."""
 
-    def __init__(
-        self, consumer: clusters.Consumer, rules: labelling.Rules | None = None
-    ) -> None:
+    def __init__(self, consumer: clusters.Consumer, rules: labelling.Rules | None = None) -> None:
         """``rules`` say which labels and annotations a twin gets from its claim."""
         self._consumer = consumer
         self._rules = rules or labelling.Rules()
@@ -144,9 +142,9 @@ class Twins:
             )
         return errors.PlacementError(
             f"the name {twin.reference} in cluster {cluster.id} is kept by the retained data of "
-            f"volume {twin.volume_id}; give a claim that data with csi-liqo adopt, use another claim "
-            f"name, or delete that twin after taking off its finalizer {names.TWIN_FINALIZER} if its "
-            "data is not wanted"
+            f"volume {twin.volume_id}; give a claim that data with csi-liqo adopt, use another "
+            f"claim name, or delete that twin after taking off its finalizer {names.TWIN_FINALIZER} "
+            "if its data is not wanted"
         )
 
     async def hand_over(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
