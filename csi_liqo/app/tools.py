@@ -175,7 +175,7 @@ async def _classes_of(consumer: ports.Server) -> list[objects.StorageClass]:
     return msgspec.convert(found, list[objects.StorageClass])
 
 
-async def examine(where: Where) -> list[findings.Finding]:
+async def examine(where: Where, given_id: str) -> list[findings.Finding]:
     """Look at all that an operator would."""
     async with connected(where) as consumer:
-        return await examination.examine(consumer, server.connect)
+        return await examination.examine(consumer, server.connect, given_id)

@@ -48,7 +48,7 @@ def doctor(
         for mended in asyncio.run(recovering.mend(at, consumer_id, driver_name)):
             told = f"not repaired: {mended.trouble}" if mended.trouble else f"twin {mended.twin}"
             print(f"volume {mended.volume}: {told}", file=sys.stderr)
-    found = asyncio.run(tools.examine(at))
+    found = asyncio.run(tools.examine(at, consumer_id))
     if output.is_document(form):
         output.print_document([_document(finding) for finding in found], form)
     else:

@@ -101,7 +101,7 @@ def _peer_row(peer: peers.Peer) -> list[str]:
         f"in {left}" if left and not left.startswith("-") else left and "ended",
         "yes" if peer.renewed else "no",
         ",".join(shown),
-        "; ".join(message for status, _, message in peer.conditions.values() if status == "False"),
+        peer.trouble,
     ]
 
 

@@ -31,11 +31,20 @@ class Peer:
     def state(self) -> str:
         """One word: that all is well, or the reason of the first condition that is not so."""
         bad = [
-            reason
-            for kind, (status, reason, _) in self.conditions.items()
-            if status == ("True" if kind == "Conflict" else "False")
+            reason for kind, (status, reason, _) in self.conditions.items() if is_bad(kind, status)
         ]
         return bad[0] if bad else ("Ready" if self.conditions else "Unknown")
+
+    @property
+    def trouble(self) -> str:
+        """What the conditions say that is not as it should be; empty when all is well."""
+        told = [m for kind, (s, _, m) in self.conditions.items() if is_bad(kind, s)]
+        return "; ".join(dict.fromkeys(told))
+
+
+def is_bad(kind: str, status: str) -> bool:
+    """Whether a condition's status is one to act on."""
+    return status == ("True" if kind in ("Conflict", "Terminating") else "False")
 
 
 async def peers(server: ports.Server) -> list[Peer]:

@@ -19,6 +19,12 @@ def is_virtual(volume: objects.PersistentVolume) -> bool:
     )
 
 
+def is_local(volume: objects.PersistentVolume) -> bool:
+    """Whether a virtual volume's home is the cluster it was made for."""
+    own = volume.spec.csi.volume_attributes[twins.CONSUMER_KEY] if volume.spec.csi else ""
+    return description.home_of(volume) == own
+
+
 def forgotten(volume: objects.PersistentVolume) -> bool:
     """Whether a volume's home was given up, its data kept there."""
     return names.FORGOTTEN_ANNOTATION in volume.metadata.annotations

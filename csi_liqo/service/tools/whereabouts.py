@@ -168,12 +168,7 @@ def _state(claim: objects.Claim | None, volume: objects.PersistentVolume, health
     if not claim.bound:
         return claim.status.phase
     # A remote twin may wait for its first pod; then it has no health yet.
-    return "Bound" if health or _is_local(volume) else "TwinPending"
-
-
-def _is_local(volume: objects.PersistentVolume) -> bool:
-    own = volume.spec.csi.volume_attributes[twins.CONSUMER_KEY] if volume.spec.csi else ""
-    return description.home_of(volume) == own
+    return "Bound" if health or virtual.is_local(volume) else "TwinPending"
 
 
 def _capacity(claim: objects.Claim | None, volume: objects.PersistentVolume) -> str:

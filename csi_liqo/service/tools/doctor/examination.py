@@ -26,13 +26,13 @@ _CHECKS: Final[tuple[tuple[str, tuple[Callable[[facts.Facts], Iterable[Finding]]
 )
 
 
-async def examine(server: ports.Server, connect: ports.Connect) -> list[Finding]:
+async def examine(server: ports.Server, connect: ports.Connect, given_id: str) -> list[Finding]:
     """Return what there is to say, by check; a check without a finding is told as well.
 
     Raises:
         errors.ApiError: the API server does not answer.
     """
-    seen = await facts.look(server)
+    seen = await facts.look(server, given_id)
     found = [
         Finding(
             level=Level.UNSEEN,
@@ -64,7 +64,7 @@ def _count(check: str, seen: facts.Facts) -> str:
         case "installation":
             return f"Kubernetes {seen.version}, drivers {', '.join(seen.drivers)}"
         case "cluster id":
-            return seen.cluster_id
+            return seen.cluster_id or "unknown"
         case "classes":
             ours = [c.name for c in seen.classes if c.provisioner in seen.drivers]
             return ", ".join(ours)

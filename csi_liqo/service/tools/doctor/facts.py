@@ -33,9 +33,13 @@ _KINDS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """One cluster as it was a moment ago. ``hidden`` says why a kind could not be read."""
+    """One cluster as it was a moment ago. ``hidden`` says why a kind could not be read.
+
+    ``given_id`` is the cluster's id as the person says, empty when that was left out.
+    """
 
     version: str
+    given_id: str
     found: dict[ports.Kind, list[ports.Manifest]]
     hidden: dict[ports.Kind, str]
 
@@ -102,7 +106,23 @@ class Facts:
         }
 
     @property
+    def liqo_clusters(self) -> set[str]:
+        """Clusters that an installation knows from an existing Liqo, by its virtual nodes."""
+        if not any(_asks_liqo(item) for item in self.manifests(ports.DEPLOYMENTS)):
+            return set()
+        return {
+            node.metadata.labels.get(names.REMOTE_CLUSTER_ID_LABEL, "")
+            for node in self.nodes
+            if node.virtual
+        } - {""}
+
+    @property
     def cluster_id(self) -> str:
+        """This cluster's id, as the person or the installation says; empty when unknown."""
+        return self.given_id or self.told_id
+
+    @property
+    def told_id(self) -> str:
         """What the installation was told; empty when it was told nothing."""
         for item in self.manifests(ports.CONFIG_MAPS):
             if item["metadata"]["name"] == "csi-liqo":
@@ -110,7 +130,18 @@ class Facts:
         return ""
 
 
-async def look(server: ports.Server) -> Facts:
+def _asks_liqo(deployment: ports.Manifest) -> bool:
+    """Whether a controller is started with --remote-clusters=liqo or =both."""
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        said = [argument.partition("=") for argument in container.get("args") or ()]
+        said += [(v["name"], "=", v.get("value", "")) for v in container.get("env") or ()]
+        for name, _, value in said:
+            if name in ("--remote-clusters", "CSI_LIQO_REMOTE_CLUSTERS") and value != "csi-liqo":
+                return True
+    return False
+
+
+async def look(server: ports.Server, given_id: str) -> Facts:
     """Read what there is.
 
     Raises:
@@ -129,7 +160,7 @@ async def look(server: ports.Server) -> Facts:
 
     version = await server.version()
     parts = await asyncio.gather(*(read(kind, namespace) for kind, namespace in _KINDS))
-    return Facts(version=version, found=dict(parts), hidden=hidden)
+    return Facts(version=version, given_id=given_id, found=dict(parts), hidden=hidden)
 
 
 def entries(found: Iterable[objects.CsiNode], driver: str) -> set[str]:

@@ -44,7 +44,7 @@ def check_installed(seen: facts.Facts) -> Iterator[Finding]:
             "CustomResourceDefinition remoteclusters.csi.liqo.io does not exist",
             "kubectl apply -k deploy",
         )
-    if seen.sees(ports.CONFIG_MAPS) and not seen.cluster_id:
+    if seen.sees(ports.CONFIG_MAPS) and not seen.told_id:
         yield _err(
             "ConfigMap csi-liqo/csi-liqo has no clusterID, and the driver's pods wait for it",
             "kubectl -n csi-liqo create configmap csi-liqo --from-literal=clusterID=ID",
@@ -175,12 +175,15 @@ def _claims_of(node: objects.Node, claimed: list[str]) -> Finding:
 
 
 def _claimants(seen: facts.Facts, node: objects.Node) -> list[str]:
+    """Return who says which provider a virtual node stands for; a RemoteCluster outdoes Liqo."""
     found = []
     for remote in seen.remote_clusters:
         label = {names.REMOTE_CLUSTER_ID_LABEL: remote.spec.cluster_id}
         wanted = remote.spec.node_selector or label
         if wanted.items() <= node.metadata.labels.items():
             found.append(remote.name)
+    if not found and node.metadata.labels.get(names.REMOTE_CLUSTER_ID_LABEL) in seen.liqo_clusters:
+        return ["Liqo"]
     return found
 
 

@@ -10,18 +10,22 @@ from typing import Final
 
 from csi_liqo.model import credentials, errors, names, objects, twins
 from csi_liqo.service.controller import description, negotiation
-from csi_liqo.service.tools import ports, provider, virtual
+from csi_liqo.service.tools import peers, ports, provider, virtual
 from csi_liqo.service.tools.doctor import facts
 from csi_liqo.service.tools.doctor.findings import Finding, Level
 
-BAD_STATUS: Final = {"Conflict": "True"}
-"""The status that is bad, of conditions whose "False" is good."""
 _REMEDIES: Final = {
     "Unauthorized": "csi-liqo peer rotate {name} --provider-kubeconfig FILE",
     "Forbidden": "csi-liqo peer add {name} --provider-kubeconfig FILE grants what is missing",
     "Unreachable": "see network, address and certificate in Secret {secret}",
     "Conflict": "delete one of the two RemoteClusters, or change its spec.nodeSelector",
     "Misconfigured": "do what the message says, in RemoteCluster {name} or Secret {secret}",
+    "IdentityChanged": "lead Secret {secret} to the right cluster, or do what the message says",
+    "CertificateNotTrusted": "renew the provider's certificate, or the authority in {secret}",
+    "Overloaded": "see the provider's API server",
+    "Failing": "see the provider's API server",
+    "NothingOffered": "label a StorageClass there csi.liqo.io/offered=true",
+    "ClassNotOffered": "label it there csi.liqo.io/offered=true, or name another in spec.classes",
     "KubeconfigForbidden": "keep the Secret in namespace csi-liqo, or give a Role for its own",
 }
 _SOON: Final = 0.2
@@ -36,13 +40,13 @@ def check_conditions(seen: facts.Facts) -> Iterator[Finding]:
                 f"RemoteCluster {remote.name} has no conditions yet",
                 "see that the controller runs, and its log",
             )
-        for told in remote.status.conditions:
-            if told.status == BAD_STATUS.get(told.type, "False"):
-                yield _err(
-                    f"RemoteCluster {remote.name}: {told.type}={told.status} ({told.reason}): "
-                    f"{told.message}",
-                    _remedy(remote, told.reason),
-                )
+        bad = [told for told in remote.status.conditions if peers.is_bad(told.type, told.status)]
+        for told in [known for known in bad if known.type != "Ready"] or bad:  # Ready is their sum
+            yield _err(
+                f"RemoteCluster {remote.name}: {told.type}={told.status} ({told.reason}): "
+                f"{told.message}",
+                _remedy(remote, told.reason),
+            )
 
 
 async def check_credentials(

@@ -42,7 +42,7 @@ def check_claims(seen: facts.Facts) -> Iterator[Finding]:
 
 def check_volumes(seen: facts.Facts) -> Iterator[Finding]:
     """Check that each virtual volume has a home and a twin."""
-    homes = {remote.spec.cluster_id for remote in seen.remote_clusters}
+    homes = {remote.spec.cluster_id for remote in seen.remote_clusters} | seen.liqo_clusters
     for volume in seen.virtual_volumes:
         home = description.home_of(volume)
         health = volume.metadata.annotations.get(names.HEALTH_ANNOTATION, "Healthy")
@@ -58,7 +58,9 @@ def check_volumes(seen: facts.Facts) -> Iterator[Finding]:
                 f"volume {volume.name} names no home cluster in its node affinity",
                 "it was not made by this driver; make it anew",
             )
-        elif home != seen.cluster_id and home not in homes and seen.sees(ports.REMOTE_CLUSTERS):
+        elif (
+            not virtual.is_local(volume) and home not in homes and seen.sees(ports.REMOTE_CLUSTERS)
+        ):
             yield _volume(
                 Level.ERROR,
                 f"volume {volume.name}: no RemoteCluster stands for its home {home}",
@@ -68,7 +70,7 @@ def check_volumes(seen: facts.Facts) -> Iterator[Finding]:
             yield _volume(
                 Level.ERROR, f"volume {volume.name} is {health}", _REMEDIES.get(health, "")
             )
-        elif home == seen.cluster_id:
+        elif virtual.is_local(volume):
             yield from _local_twin(seen, volume)
 
 

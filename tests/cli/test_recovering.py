@@ -1,0 +1,103 @@
+"""`where --orphans|--retained`, `adopt` and `doctor --repair`, over the driver as it runs."""
+
+from __future__ import annotations
+
+import json
+
+from tests import control_planes
+from tests.cli import conftest
+from tests.cluster import fabric
+
+
+async def test_what_was_kept_is_listed_and_comes_back_to_a_new_claim(
+    driver: fabric.Fabric, desk: conftest.Desk
+) -> None:
+    await driver.claim_on("data", "milan")
+    _, volume = await driver.bound("data")
+    name = volume["metadata"]["name"]
+    twin = await desk.provider.get(f"{driver.remote_claims}/data")
+    keep = json.dumps({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+    fabric.kubectl(desk.rome, "patch", "pv", name, "-p", keep)
+    await driver.drop("data")
+    await control_planes.wait_until(
+        desk.consumer, fabric.VOLUMES, name, lambda v: (v or {})["status"]["phase"] == "Released"
+    )
+
+    listed = await desk("where", "--retained", "--consumer-id=rome", "-o", "json")
+
+    row = next(row for row in listed.document if row["volume"] == name)
+    assert (row["cluster"], row["twin"]) == ("milan", f"{driver.remote_namespace}/data")
+    assert (row["state"], row["claim"]) == ("retained", f"{driver.namespace}/data")
+
+    done = await desk(
+        "adopt", "milan", row["twin"], "--consumer-id=rome", "--reclaim-policy=Delete"
+    )
+
+    assert done.code == 0, done.err
+    assert f"it is reserved for claim {driver.namespace}/data" in done.out
+    await desk.consumer.create(driver.claims, fabric.claim("data", volumeName=name))
+    _, again = await driver.bound("data")
+    assert again["spec"]["csi"]["volumeAttributes"] == volume["spec"]["csi"]["volumeAttributes"]
+    there = await desk.provider.get(f"{driver.remote_claims}/data")
+    assert there["metadata"]["uid"] == twin["metadata"]["uid"]
+    go = json.dumps({"spec": {"persistentVolumeReclaimPolicy": "Delete"}})
+    fabric.kubectl(desk.rome, "patch", "pv", name, "-p", go)
+
+
+async def test_a_twin_that_nobody_uses_is_listed_as_abandoned(
+    driver: fabric.Fabric, desk: conftest.Desk
+) -> None:
+    await driver.claim_on("data", "rome-1")
+    _, volume = await driver.bound("data")
+    twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
+    await driver.controller.end()  # who removes its objects by force, does it behind its back
+    name = volume["metadata"]["name"]
+    await driver.release("data")
+    for kind, thing, *where in (("pvc", "data", "-n", driver.namespace), ("pv", name)):
+        unprotect = '{"metadata":{"finalizers":null}}'
+        fabric.kubectl(desk.rome, *where, "delete", kind, thing, "--wait=false")
+        found = fabric.kubectl(desk.rome, *where, "get", kind, thing, "--ignore-not-found")
+        if found:
+            fabric.kubectl(desk.rome, *where, "patch", kind, thing, "-p", unprotect)
+    try:
+        rows = (await desk("where", "--orphans", "--consumer-id=rome")).rows
+    finally:
+        about = ("-n", twin[0], "pvc", twin[1])
+        await driver.controller.start()
+        fabric.kubectl(desk.rome, "patch", *about, "-p", '{"metadata":{"finalizers":null}}')
+        fabric.kubectl(desk.rome, "delete", *about)
+
+    row = next(row for row in rows if row["twin"] == f"{twin[0]}/{twin[1]}")
+    assert (row["cluster"], row["state"]) == ("rome", "abandoned")
+    assert row["claim"] == f"{driver.namespace}/data"
+
+
+async def test_a_twin_that_somebody_deleted_is_repaired_on_command(
+    driver: fabric.Fabric, desk: conftest.Desk
+) -> None:
+    await driver.claim_on("data", "rome-2")
+    _, volume = await driver.bound("data")
+    name = volume["metadata"]["name"]
+    twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
+    real = (await desk.consumer.get(f"{driver.twins}/{twin[1]}"))["spec"]["volumeName"]
+    fabric.kubectl(desk.rome, "-n", twin[0], "delete", "pvc", twin[1], "--wait=false")
+
+    done = await desk("doctor", "--repair", "--consumer-id=rome", "-o", "json")
+
+    assert f"volume {name}: twin {twin[0]}/{twin[1]}" in done.err
+    again = await desk.consumer.get(f"{driver.twins}/{twin[1]}")
+    assert again["metadata"]["uid"] != twin[2]
+    assert "deletionTimestamp" not in again["metadata"]
+    assert again["spec"]["volumeName"] == real
+    assert not [item for item in done.document if name in item["finding"]], done.out
+
+
+async def test_a_twin_that_is_not_there_cannot_be_adopted(
+    driver: fabric.Fabric, desk: conftest.Desk
+) -> None:
+    done = await desk("adopt", "milan", f"{driver.remote_namespace}/none", "--consumer-id=rome")
+
+    assert done.code == 1
+    assert done.err == (
+        f"csi-liqo: there is no claim {driver.remote_namespace}/none in cluster milan\n"
+    )
