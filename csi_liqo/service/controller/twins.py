@@ -143,8 +143,8 @@ class Twins:
         return errors.PlacementError(
             f"the name {twin.reference} in cluster {cluster.id} is kept by the retained data of "
             f"volume {twin.volume_id}; give a claim that data with csi-liqo adopt, use another "
-            f"claim name, or delete that twin after taking off its finalizer {names.TWIN_FINALIZER} "
-            "if its data is not wanted"
+            f"claim name, or, if its data is not wanted, delete that twin after taking off its "
+            f"finalizer {names.TWIN_FINALIZER}"
         )
 
     async def hand_over(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
