@@ -87,6 +87,8 @@ class Cluster:
         if member is self.nodes[0]:
             await self._instance.group.child(self._plane_group).kill()
         await member.kill()
+        # kubelet would look for a container in each group that is left, for seconds.
+        await self._instance.group.child(member.name).remove()
 
     def holders(self) -> dict[str, int]:
         """Return the address of each node -> id of a process in its namespaces."""

@@ -139,6 +139,9 @@ class Network:
                     await ip_batch(holder, f"link delete {_NODE_LINK}")
 
         port = f"port-{name}"[:15]
+        # Of a node that ended: the kernel removes it at its leisure.
+        with contextlib.suppress(errors.LabError):
+            await ip_batch(switch, f"link delete {port}")
         # One address, one hardware address: others may remember it from before a repair.
         hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
         end = f"{_NODE_LINK} address {hardware} netns {holder}"

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import csi_liqo
 from csi_liqo.app import (
+    announcements,
     capacities,
     health,
     http,
@@ -210,10 +211,14 @@ class Controller:
         self._teardown = teardown.Teardown(
             *(settings, calls, watches, self._volumes, self._providers, self._namespaces_in_use)
         )
+        self._announcements = announcements.Announcements(
+            *(settings, calls, watches, consumer, self._claims, self._classes, self._csi_drivers)
+        )
         self._renewal = renewal.Renewal(settings.namespace, calls, watches)
         self._runners = (
             self._renewal.runner,
             *self._teardown.runners,
+            *self._announcements.runners,
             self._node_runner,
             self._orphan_runner,
             self._attachment_runner,
@@ -329,6 +334,7 @@ class Controller:
         self.capacity.listen(until_the_end)
         self._renewal.listen(until_the_end)
         self._teardown.listen(until_the_end)
+        self._announcements.listen(until_the_end)
         for provider in self._providers.all():
             for twin in provider.claims.all():
                 self._twin_changed(None, twin)

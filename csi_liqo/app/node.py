@@ -15,11 +15,11 @@ import logging
 import csi_liqo
 from csi_liqo.app import health, http, metrics, stopping
 from csi_liqo.host import journal as journal_files
-from csi_liqo.host import machine, plugin_sockets
+from csi_liqo.host import machine, plugin_sockets, real_drivers_file
 from csi_liqo.model import settings, topology
 from csi_liqo.rpc import identity, interceptors, node, real_drivers, registration, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc, pluginregistration_pb2_grpc
-from csi_liqo.service.node import journal, volumes
+from csi_liqo.service.node import journal, limits, volumes
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,18 @@ def _services(
         is_ready=lambda: True,
         capabilities=PLUGIN_CAPABILITIES,
     )
+    drivers = real_drivers.RealDrivers(
+        plugin_sockets.PluginSockets(wanted.kubelet_dir), node_name=wanted.node_name
+    )
+    limit = limits.Limits(
+        real_drivers_file.RealDriversFile(wanted.real_drivers_file),
+        drivers.most_volumes,
+        own_name=wanted.driver_name,
+    )
     serves = node.NodeServicer(
         use_cases,
-        real_drivers.RealDrivers(
-            plugin_sockets.PluginSockets(wanted.kubelet_dir), node_name=wanted.node_name
-        ),
+        drivers,
+        most_volumes=limit.most_volumes,
         node_name=wanted.node_name,
         segment=topology.node_segment(wanted.cluster_id, wanted.node_name),
     )

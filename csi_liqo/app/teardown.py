@@ -30,13 +30,13 @@ class Teardown:
         """``namespaces_of``: which of a provider's namespaces may hold twins."""
         self._volumes = volumes
         self._facts = (settings.twins_namespace, settings.fence_config_map)
-        homes = teardown.TeardownFacts(
+        self._counted = teardown.TeardownFacts(
             *(volumes, collection.Collection(calls, watches, resources.CONFIG_MAPS)),
             cluster_id=settings.cluster_id,
             driver=settings.driver_name,
         )
         lent = lent_namespaces.LentNamespaces(remotes.all, namespaces_of, settings.cluster_id)
-        self._homes = runner.Runner("volumes-by-home", homes.reconcile, workers=1)
+        self._homes = runner.Runner("volumes-by-home", self._counted.reconcile, workers=1)
         self._lent = runner.Runner("twins-by-namespace", lent.reconcile, workers=1)
         self.runners = (self._homes, self._lent)
 
@@ -51,5 +51,6 @@ class Teardown:
             self._homes.add(self._facts)
 
         until_the_end.callback(self._volumes.store.listen(count))
+        self._counted.doubt()  # another replica may have led meanwhile
         self._homes.add(self._facts)
         self.twins_changed()

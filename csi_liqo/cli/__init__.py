@@ -76,13 +76,6 @@ def controller(
         str,
         typer.Option(envvar=_env("twins-namespace"), help="The namespace of local twins."),
     ] = names.DEFAULT_TWINS_NAMESPACE,
-    fence_config_map: Annotated[
-        str,
-        typer.Option(
-            envvar=_env("fence-config-map"),
-            help="The ConfigMap there that tells admission policies of volumes.",
-        ),
-    ] = names.FENCE_CONFIG_MAP,
     namespace: Annotated[
         str,
         typer.Option(envvar=_env("namespace", "NAMESPACE"), help="The driver's own namespace."),
@@ -112,6 +105,20 @@ def controller(
             help="What describes them: RemoteCluster objects, an existing Liqo, or both.",
         ),
     ] = controller_settings.RemoteClusterSource.CSI_LIQO,
+    real_drivers_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("real-drivers-config-map"),
+            help="The ConfigMap that tells nodes which CSI drivers are behind the virtual classes.",
+        ),
+    ] = names.REAL_DRIVERS_CONFIG_MAP,
+    fence_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("fence-config-map"),
+            help="The ConfigMap beside the twins that tells admission policies of volumes.",
+        ),
+    ] = names.FENCE_CONFIG_MAP,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -147,12 +154,13 @@ def controller(
         csi_endpoint=csi_endpoint,
         driver_name=driver_name,
         twins_namespace=twins_namespace,
-        fence_config_map=fence_config_map,
         namespace=namespace,
         replica=replica or controller_settings.own_name(),
         kubeconfig=kubeconfig,
         attach=attach,
         remote_clusters=remote_clusters,
+        real_drivers_config_map=real_drivers_config_map,
+        fence_config_map=fence_config_map,
         orphan_grace_seconds=orphan_grace_seconds,
         shared_marks=labelling.Rules.parse(allow=metadata_allow, deny=metadata_deny),
         allowed_exec_plugins=tuple(path for path in allowed_exec_plugins.split(",") if path),
@@ -190,6 +198,13 @@ def node(
             help="The CSI socket [default: plugins/<driver>/csi.sock in kubelet's folder].",
         ),
     ] = None,
+    real_drivers_file: Annotated[
+        pathlib.Path,
+        typer.Option(
+            envvar=_env("real-drivers-file"),
+            help="Which real drivers' limits of volumes count here, as the controller tells.",
+        ),
+    ] = pathlib.Path("/etc/csi-liqo/real-drivers/drivers.json"),
     registration: Annotated[
         bool,
         typer.Option(
@@ -216,6 +231,7 @@ def node(
         kubelet_dir=kubelet_dir,
         host_root=host_root,
         endpoint=None if csi_endpoint is None else server.path_of(csi_endpoint),
+        real_drivers_file=real_drivers_file,
         registers=registration,
         health_address=health_address,
         metrics_address=metrics_address,

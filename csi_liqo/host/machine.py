@@ -79,6 +79,18 @@ class Machine:
             fs_type=shown.fs_type,
         )
 
+    def shown(self, path: str) -> ports.Shown | None:
+        at_path = mountinfo.at(mountinfo.read(), self._real(path))
+        if not at_path:
+            return None
+        mount = at_path[-1]
+        return ports.Shown(
+            mount_id=mount.id,
+            device=mount.device,
+            root=mount.root,
+            read_only="ro" in mount.options,
+        )
+
     def mounted_elsewhere(self, place: ports.Place, path: str) -> tuple[str, ...]:
         mounts = mountinfo.read()
         number = mountinfo.of_descriptor(place.descriptor)

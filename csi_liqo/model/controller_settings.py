@@ -45,12 +45,14 @@ class ControllerSettings:
 
     ``attach``: whether real volumes are attached; as the CSIDriver's ``attachRequired``.
     ``kubeconfig`` None means this pod's service account. ``namespace`` is the driver's own,
-    ``twins_namespace`` where local twins live, ``fence_config_map`` the ConfigMap there that
-    tells admission policies of volumes. ``replica`` tells this process from the other
-    replicas, and is the same again after a restart of its container: the pod's name.
-    ``orphan_grace_seconds``: how long a twin that was never handed over is left alone.
-    ``shared_marks``: which labels and annotations a claim and its twin share.
-    ``allowed_exec_plugins``: absolute paths of programs that a provider's kubeconfig may start.
+    ``twins_namespace`` where local twins live. ``real_drivers_config_map`` is the ConfigMap
+    that tells the node plugins which CSI drivers are behind the virtual classes,
+    ``fence_config_map`` the one among the twins that tells admission policies of volumes.
+    ``replica`` tells this process from the other replicas, and is the same again after a
+    restart of its container: the pod's name. ``orphan_grace_seconds``: how long a twin that
+    was never handed over is left alone. ``shared_marks``: which labels and annotations a
+    claim and its twin share. ``allowed_exec_plugins``: absolute paths of programs that a
+    provider's kubeconfig may start.
     """
 
     cluster_id: str
@@ -63,6 +65,7 @@ class ControllerSettings:
     kubeconfig: pathlib.Path | None = None
     attach: bool = False
     remote_clusters: RemoteClusterSource = RemoteClusterSource.CSI_LIQO
+    real_drivers_config_map: str = names.REAL_DRIVERS_CONFIG_MAP
     orphan_grace_seconds: float = ORPHAN_GRACE_SECONDS
     shared_marks: labelling.Rules = field(default_factory=labelling.Rules)
     allowed_exec_plugins: tuple[str, ...] = ()

@@ -67,9 +67,9 @@ class Rules:
 
     def shares(self, key: str) -> bool:
         """Tell whether a label or annotation of this key is copied."""
-        return (
-            not any(fnmatchcase(key, pattern) for pattern in (*NEVER, *self.deny))
-        ) and any(fnmatchcase(key, pattern) for pattern in self.allow)
+        return (not any(fnmatchcase(key, pattern) for pattern in (*NEVER, *self.deny))) and any(
+            fnmatchcase(key, pattern) for pattern in self.allow
+        )
 
 
 def forge_shared(rules: Rules, claim: objects.Metadata) -> dict[str, Marks]:

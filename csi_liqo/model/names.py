@@ -11,6 +11,8 @@ from typing import Final
 GROUP: Final = "csi.liqo.io"
 
 DEFAULT_DRIVER: Final = "csi.liqo.io"
+DRIVER_NAMESPACE: Final = "csi-liqo"
+"""Where the driver itself is installed."""
 DEFAULT_TWINS_NAMESPACE: Final = "csi-liqo-storage"
 """Where local twins live; never the target of a namespace mapping."""
 
@@ -39,6 +41,8 @@ FENCE_OPEN: Final = "open"
 """On what is to be deleted: ``open`` lets it go though volumes live there."""
 FENCE_CONFIG_MAP: Final = "csi-liqo-fence"
 """Among the local twins: what admission policies know of volumes."""
+FENCE_KEY: Final = "twins"
+"""In it: ``yes`` or ``no``, whether this cluster holds twins."""
 FACTS_LABEL: Final = f"{GROUP}/facts"
 """On a ConfigMap of this driver: which facts of admission policies are in it."""
 HOMES_FACTS: Final = "homes"
@@ -91,8 +95,13 @@ NODE_TYPE_LABEL: Final = "liqo.io/type"
 VIRTUAL_NODE_TYPE: Final = "virtual-node"
 REMOTE_CLUSTER_ID_LABEL: Final = "liqo.io/remote-cluster-id"
 
+REAL_DRIVERS_CONFIG_MAP: Final = "csi-liqo-real-drivers"
+REAL_DRIVERS_KEY: Final = "drivers.json"
+"""In it: the CSI drivers behind the virtual classes, a JSON list that node plugins read."""
+
 LIQO_PROVISIONER: Final = "liqo.io/storage"
 STATIC_PROVISIONER: Final = "kubernetes.io/no-provisioner"
+HOST_PATH_PROVISIONER: Final = "kubernetes.io/host-path"
 
 DRIVER_NAMESPACE: Final = "csi-liqo"
 """Where the driver runs, and the only namespace whose Secrets it reads."""

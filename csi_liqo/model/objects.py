@@ -347,6 +347,8 @@ class Secret(Object, frozen=True):
 
 
 class ConfigMap(Object, frozen=True):
+    """A ConfigMap, of which only texts are of use."""
+
     data: dict[str, str] = {}
 
 

@@ -33,6 +33,8 @@ class NodeSettings:
     """Where the host's root folder is mounted; real volumes' paths are resolved inside it."""
     endpoint: pathlib.Path | None = None
     """The CSI socket; None puts it below ``plugins/<driver>/`` in kubelet's folder."""
+    real_drivers_file: pathlib.Path = pathlib.Path("/etc/csi-liqo/real-drivers/drivers.json")
+    """Where the controller tells which real drivers' limits count here; absent means none."""
     registers: bool = True
     """Whether to register with kubelet here; False where a node-driver-registrar does it."""
     health_address: str = ":9809"
@@ -51,7 +53,11 @@ class NodeSettings:
             raise errors.InvalidRequestError(f"--node-name {self.node_name!r} is no node's name")
         if not _DRIVER_NAME.fullmatch(self.driver_name):
             raise errors.InvalidRequestError(f"--driver-name {self.driver_name!r} is no CSI name")
-        for flag, path in (("--kubelet-dir", self.kubelet_dir), ("--host-root", self.host_root)):
+        for flag, path in (
+            ("--kubelet-dir", self.kubelet_dir),
+            ("--host-root", self.host_root),
+            ("--real-drivers-file", self.real_drivers_file),
+        ):
             if not path.is_absolute() or ".." in path.parts:
                 raise errors.InvalidRequestError(f"{flag} {path} is not an absolute path")
 

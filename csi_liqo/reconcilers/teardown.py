@@ -38,6 +38,10 @@ class TeardownFacts:
         self._said: dict[str, str] | None = None
         self._said_until = 0.0
 
+    def doubt(self) -> None:
+        """Write again what was said, as after somebody else may have written."""
+        self._said_until = 0.0
+
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write the facts into the ConfigMap of this namespace and name.
 

@@ -26,8 +26,18 @@ logger = logging.getLogger(__name__)
 call_id: contextvars.ContextVar[str] = contextvars.ContextVar("call_id", default="-")
 """Names the running call in every log line it causes; ``-`` outside of one."""
 
-QUIET: Final = frozenset({"Probe", "NodeGetCapabilities", "GetPluginInfo", "NodeGetVolumeStats"})
+QUIET: Final = frozenset(
+    {"Probe", "NodeGetCapabilities", "GetPluginInfo", "NodeGetInfo", "NodeGetVolumeStats"}
+)
 """Asked all the time: an answer is worth a line at debug only, a failure always one."""
+
+_repeated: contextvars.ContextVar[bool] = contextvars.ContextVar("repeated", default=False)
+
+
+def mark_repeated() -> None:
+    """Say of the running call that it asked for nothing new: it is logged as a quiet one."""
+    _repeated.set(True)
+
 
 if TYPE_CHECKING:  # generic in the stubs alone, over messages that an interceptor cannot know
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -72,6 +82,7 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
 
         async def translate(request: Message, context: Context) -> Message:
             call_id.set(secrets.token_hex(4))
+            _repeated.set(False)
             started = time.monotonic()
             code, details = grpc.StatusCode.OK, ""
             try:
@@ -104,7 +115,7 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
     def _record(
         self, method: str, request: Message, code: grpc.StatusCode, details: str, seconds: float
     ) -> None:
-        quiet = method in QUIET and code is grpc.StatusCode.OK
+        quiet = (method in QUIET or _repeated.get()) and code is grpc.StatusCode.OK
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):
             arguments = (method, code.name, seconds * 1000, redaction.to_text(request), details)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol, TypedDict, TypeVar
 
 from csi_liqo.model import errors, volumes
-from csi_liqo.rpc import convert, passthrough, real_drivers
+from csi_liqo.rpc import convert, interceptors, passthrough, real_drivers
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 from csi_liqo.service.node import requests
 from csi_liqo.service.node.passthrough import Call
@@ -33,7 +33,7 @@ class Volumes(Protocol):
 
     async def unstage(self, volume_id: str, staging_path: str, call: Call[object]) -> None: ...
 
-    async def publish(self, request: requests.PublishRequest, call: Call[object]) -> None: ...
+    async def publish(self, request: requests.PublishRequest, call: Call[object]) -> bool: ...
 
     async def unpublish(self, volume_id: str, target_path: str, call: Call[object]) -> None: ...
 
@@ -47,7 +47,9 @@ class Volumes(Protocol):
 class NodeServicer(csi_pb2_grpc.NodeServicer):
     """Serves Node; what is not advertised answers UNIMPLEMENTED.
 
-    ``segment`` is this node's topology, which must never change while it has volumes.
+    ``most_volumes`` returns how many volumes this node takes, 0 for no limit; kubelet asks
+    again now and then. ``segment`` is this node's topology, which must never change while it
+    has volumes.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
         service: Volumes,
         drivers: real_drivers.RealDrivers,
         *,
+        most_volumes: Callable[[], Awaitable[int]],
         node_name: str,
         segment: Mapping[str, str],
     ) -> None:
         self._volumes = service
         self._drivers = drivers
+        self._most_volumes = most_volumes
         self._node_name = node_name
         self._segment = dict(segment)
 
@@ -67,15 +71,8 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
         self, request: csi_pb2.NodeStageVolumeRequest, context: passthrough.Deadline
     ) -> csi_pb2.NodeStageVolumeResponse:
         call = passthrough.Call(self._drivers, lambda real: real.NodeStageVolume, request, context)
-        await self._volumes.stage(
-            requests.StageRequest(
-                volume_id=convert.identifier(request.volume_id, "volume_id"),
-                staging_path=_path(request.staging_target_path, "staging_target_path"),
-                capability=convert.capability(request.volume_capability),
-                context=dict(request.volume_context),
-            ),
-            call,
-        )
+        wanted = requests.StageRequest(**_wanted(request, "staging_target_path"))
+        await self._volumes.stage(wanted, call)
         return csi_pb2.NodeStageVolumeResponse()
 
     async def NodeUnstageVolume(
@@ -97,18 +94,14 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
         call = passthrough.Call(
             self._drivers, lambda real: real.NodePublishVolume, request, context
         )
-        await self._volumes.publish(
-            requests.PublishRequest(
-                volume_id=convert.identifier(request.volume_id, "volume_id"),
-                # Its absence is no malformed request: CSI wants FAILED_PRECONDITION.
-                staging_path=request.staging_target_path,
-                target_path=_path(request.target_path, "target_path"),
-                capability=convert.capability(request.volume_capability),
-                read_only=request.readonly,
-                context=dict(request.volume_context),
-            ),
-            call,
+        wanted = requests.PublishRequest(
+            # A missing staging path is not malformed here: CSI wants FAILED_PRECONDITION.
+            **_wanted(request, "target_path"),
+            target_path=request.target_path,
+            read_only=request.readonly,
         )
+        if not await self._volumes.publish(wanted, call):
+            interceptors.mark_repeated()
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(
@@ -168,8 +161,32 @@ class NodeServicer(csi_pb2_grpc.NodeServicer):
     ) -> csi_pb2.NodeGetInfoResponse:
         return csi_pb2.NodeGetInfoResponse(
             node_id=self._node_name,
+            max_volumes_per_node=await self._most_volumes(),
             accessible_topology=csi_pb2.Topology(segments=self._segment),
         )
+
+
+class _Wanted(TypedDict):
+    """What a Stage and a Publish request have in common."""
+
+    volume_id: str
+    staging_path: str
+    capability: volumes.VolumeCapability
+    context: dict[str, str]
+
+
+def _wanted(
+    request: csi_pb2.NodeStageVolumeRequest | csi_pb2.NodePublishVolumeRequest, path_field: str
+) -> _Wanted:
+    """Read them; ``path_field`` names the path that must be there."""
+    volume_id = convert.identifier(request.volume_id, "volume_id")
+    _path(getattr(request, path_field), path_field)
+    return {
+        "volume_id": volume_id,
+        "staging_path": request.staging_target_path,
+        "capability": convert.capability(request.volume_capability),
+        "context": dict(request.volume_context),
+    }
 
 
 def _path(value: str, field: str) -> str:

@@ -17,7 +17,12 @@ import grpc
 import grpc.aio
 
 from csi_liqo.model import errors
-from csi_liqo.rpc.pb import pluginregistration_pb2, pluginregistration_pb2_grpc
+from csi_liqo.rpc.pb import (
+    csi_pb2,
+    csi_pb2_grpc,
+    pluginregistration_pb2,
+    pluginregistration_pb2_grpc,
+)
 from csi_liqo.service.node import ports
 
 logger = logging.getLogger(__name__)
@@ -27,6 +32,8 @@ ASK_SECONDS: Final = 1.0
 """For GetInfo, as kubelet allows (kubernetes v1.37.2, operation_generator.go:41-101)."""
 CONNECT_SECONDS: Final = 5.0
 NOTICE_SECONDS: Final = 0.2
+INFO_SECONDS: Final = 5.0
+"""For NodeGetInfo, which a driver may have to ask a cloud about."""
 
 _OPTIONS: Final[Sequence[tuple[str, int | str]]] = (
     # A new channel must not wait out the delay that an earlier one earned by failing.
@@ -57,6 +64,23 @@ class RealDrivers:
             yield channel
         finally:
             await channel.close()
+
+    async def most_volumes(self, driver: str) -> int:
+        """Return how many volumes a driver takes on this node, 0 when it knows no limit.
+
+        Raises:
+            errors.OutcomeUnknownError: no such driver is here, or it does not answer.
+            errors.RealDriverError: it refused.
+        """
+        async with self.connected(driver) as channel:
+            try:
+                info = await csi_pb2_grpc.NodeStub(channel).NodeGetInfo(
+                    csi_pb2.NodeGetInfoRequest(), timeout=INFO_SECONDS
+                )
+            except grpc.aio.AioRpcError as error:
+                code: int = error.code().value[0]
+                raise errors.RealDriverError(code, error.details() or "") from error
+        return max(0, info.max_volumes_per_node)
 
     def forget(self, driver: str) -> None:
         """Ask anew where a driver is, the next time."""

@@ -51,6 +51,9 @@ CONTROL_PLANE_ARGUMENTS: Final = {
 
 Json = dict[str, Any]
 
+OPENED: Final[Json] = {"metadata": {"labels": {"csi.liqo.io/fence": "open"}}}
+"""The patch that lets others than the driver change and delete a twin."""
+
 
 def consumer_user(consumer: str) -> str:
     """Return who a consumer is in a provider."""
@@ -489,6 +492,8 @@ async def running(
     if attach:
         user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
         more += ["--attach", f"--driver-name={name}"]
+        more += ["--real-drivers-config-map=csi-liqo-real-drivers-attach"]
+        more += ["--fence-config-map=csi-liqo-fence-attach"]
         _install_attaching(rome, name)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)

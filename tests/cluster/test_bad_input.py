@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -20,7 +21,7 @@ async def caller(driver: fabric.Fabric) -> AsyncIterator[calls.Caller]:
     await made.close()
 
 
-async def fresh_claim(driver: fabric.Fabric, name: str = "data", **how: str) -> fabric.Json:
+async def fresh_claim(driver: fabric.Fabric, name: str = "data", **how: Any) -> fabric.Json:
     """A claim without a consumer: the sidecar leaves it alone, and the test asks for it."""
     return await driver.consumer.create(driver.claims, fabric.claim(name, **how))
 
@@ -129,17 +130,54 @@ async def test_no_free_volume_made_by_hand_sends_the_pod_elsewhere(
     assert await twins_of(driver) == []
 
 
-async def test_a_real_class_that_cannot_make_the_volume_says_why_on_the_claim(
-    driver: fabric.Fabric,
-) -> None:
-    """The in-tree hostPath provisioner makes no block devices, and says so of the twin."""
-    before = await driver.snapshot()
-    await driver.claim_on("data", "rome-1", volumeMode="Block")
-    said = await driver.event("data", "does not support block volume provisioning")
-    assert "real class hostpath cannot make the volume on node rome-1" in said
+HOST_PATH = "(provisioner kubernetes.io/host-path) makes"
 
+
+@pytest.mark.parametrize("node", ["rome-1", "milan"])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        pytest.param({"volumeMode": "Block"}, "directories and no block devices", id="device"),
+        pytest.param(
+            {"accessModes": ["ReadWriteMany"]}, "which cannot be ReadWriteMany", id="writers"
+        ),
+        pytest.param(
+            {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"]},
+            "which cannot be ReadOnlyMany",
+            id="readers-too",
+        ),
+    ],
+)
+async def test_what_no_directory_of_a_node_can_be_is_refused_beforehand(
+    driver: fabric.Fabric, caller: calls.Caller, node: str, how: dict[str, Any], words: str
+) -> None:
+    """Its provisioner would give the volume whatever modes are asked for."""
+    request = calls.wish(await fresh_claim(driver, **how), node)
+    if "volumeMode" in how:
+        request.volume_capabilities[0].CopyFrom(calls.raw())
+    code, text, _ = await caller.create(request)
+    assert code is Code.FAILED_PRECONDITION
+    assert HOST_PATH in text
+    assert words in text
+    assert await twins_of(driver) == []
+
+
+@pytest.mark.parametrize("node", ["rome-1", "milan"])
+async def test_a_directory_of_a_node_may_be_one_pods(
+    driver: fabric.Fabric, caller: calls.Caller, node: str
+) -> None:
+    """The scheduler sees to ReadWriteOncePod, whatever the volume is."""
+    before = await driver.snapshot()
+    await driver.claim_on("data", node, accessModes=["ReadWriteOncePod"])
+    _, volume = await driver.bound("data")
+    assert volume["spec"]["accessModes"] == ["ReadWriteOncePod"]
+
+    shared = calls.mounted()
+    shared.access_mode.mode = shared.access_mode.MULTI_NODE_MULTI_WRITER
+    code, text = await caller.validate(volume["spec"]["csi"]["volumeHandle"], shared)
+    assert (code, text[-16:]) == (Code.OK, "ReadWriteOncePod")
     await driver.drop("data")
-    # The controller undoes it when the sidecar asks for it once more.
+    await driver.volume_gone(volume["metadata"]["name"])
     assert await driver.settled(before) == []
 
 

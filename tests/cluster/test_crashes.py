@@ -7,6 +7,7 @@ crash the claim is bound or gone as was wanted, by exactly one twin, and nothing
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ from typing import Final
 
 import pytest
 
-from lab import control_plane
+from lab import binaries, control_plane
 from lab.faults import proxy, rules
 from tests import control_planes
-from tests.cluster import fabric
+from tests.cluster import fabric, real_drivers
 
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 # What reconcilers write when a controller starts is another story than that of a volume.
 WRITES: Final = rules.Match(
     is_write=True,
-    other_than=frozenset({"leases", "events", "remoteclusters", "nodes", "csinodes"}),
+    other_than=frozenset({"leases", "events", "remoteclusters", "nodes", "csinodes", "configmaps"}),
 )
 
 
@@ -40,12 +41,18 @@ class Row:
     milan: tuple[str, ...] = ()
 
     @property
+    def attaches(self) -> bool:
+        return self.verb in ("attach", "detach")
+
+    @property
     def id(self) -> str:
         return f"{self.verb}-{self.storage_class}-on-{self.node}"
 
 
 CLAIM: Final = "persistentvolumeclaims"
 VOLUME: Final = "persistentvolumes"
+ATTACHMENT: Final = "volumeattachments"
+REAL: Final = "loop.example.com"
 
 ROWS: Final = (
     Row("create", "rome-1", "csi-liqo", rome=(f"POST {CLAIM}", f"PATCH {CLAIM}")),
@@ -64,6 +71,8 @@ ROWS: Final = (
     ),
     Row("delete", "rome-1", "csi-liqo", rome=(f"PATCH {CLAIM}", f"DELETE {CLAIM}")),
     Row("delete", "milan", "csi-liqo", milan=(f"PATCH {CLAIM}", f"DELETE {CLAIM}")),
+    Row("attach", real_drivers.NODE, f"virtual-{REAL}", rome=(f"POST {ATTACHMENT}",)),
+    Row("detach", real_drivers.NODE, f"virtual-{REAL}", rome=(f"DELETE {ATTACHMENT}",)),
 )
 
 CRASHES: Final = [
@@ -91,14 +100,35 @@ class Watched:
             return ""
         await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
         _, volume = await self.driver.bound("data")
+        if row.verb == "detach":
+            await self._attach(volume)
+            await self.attached()
         return str(volume["metadata"]["name"])
 
     async def act(self, row: Row) -> None:
         """Do the last step of a verb, without waiting for what comes of it."""
-        if row.verb == "create":
-            await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
-        else:
-            await self.driver.drop("data")
+        match row.verb:
+            case "create":
+                await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
+            case "delete":
+                await self.driver.drop("data")
+            case "attach":
+                _, volume = await self.driver.bound("data")
+                await self._attach(volume)
+            case "detach":
+                await real_drivers.detach_outer(self.driver)
+
+    async def done(self, row: Row, volume: str) -> None:
+        """Wait until a verb came to its end."""
+        match row.verb:
+            case "create":
+                await self.driver.bound("data")
+            case "delete":
+                await self.driver.volume_gone(volume)
+            case "attach":
+                await self.attached()
+            case "detach":
+                await self.detached()
 
     async def finish(self, row: Row, volume: str) -> None:
         """See the verb come to its end, and take away what it made."""
@@ -107,9 +137,43 @@ class Watched:
             await self._see_exactly_one_twin(row, made)
             volume = str(made["metadata"]["name"])
             await self.driver.drop("data")
+        elif row.attaches:
+            await self.done(row, volume)
+            await real_drivers.detach_outer(self.driver)
+            await self.detached()
+            await self.driver.drop("data")
         await self.driver.volume_gone(volume)
         if row.storage_class == "csi-liqo-static":
             await self._take_away_by_hand()
+
+    async def _attach(self, volume: fabric.Json) -> None:
+        await real_drivers.attach_outer(self.driver, volume)
+
+    async def attached(self) -> None:
+        """Wait until csi-attacher was answered, by exactly one attachment of the real volume."""
+        outer = await control_planes.wait_until(
+            self.driver.consumer,
+            real_drivers.ATTACHMENTS,
+            "outer",
+            lambda item: bool((item or {}).get("status", {}).get("attached")),
+            timeout_seconds=60,
+        )
+        assert outer is not None
+        (inner,) = await real_drivers.inner_attachments(self.driver)
+        assert inner["status"]["attached"]
+        told = outer["status"]["attachmentMetadata"]
+        assert told == inner["status"]["attachmentMetadata"]
+
+    async def detached(self) -> None:
+        """Wait until csi-attacher was answered; nothing is attached any more by then."""
+        await control_planes.wait_until(
+            self.driver.consumer,
+            real_drivers.ATTACHMENTS,
+            "outer",
+            lambda item: item is None,
+            timeout_seconds=60,
+        )
+        assert await real_drivers.inner_attachments(self.driver) == []
 
     async def _see_exactly_one_twin(self, row: Row, volume: fabric.Json) -> None:
         local = (await self.driver.consumer.get(self.driver.twins))["items"]
@@ -152,10 +216,18 @@ def _made_by_hand(node: str) -> fabric.Json:
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs() -> None:
+    asyncio.run(binaries.ensure(fabric.BINARIES, real_drivers.PROGRAMS))
+
+
 @pytest.fixture
-async def watched(prepared: Planes, tmp_path: Path, namespace: str) -> AsyncIterator[Watched]:
+async def watched(
+    prepared: Planes, tmp_path: Path, namespace: str, row: Row
+) -> AsyncIterator[Watched]:
     rome, milan = prepared
-    rights = rome.kubeconfig_for(fabric.CONTROLLER_USER)
+    user = f"{fabric.CONTROLLER_USER}-attach" if row.attaches else fabric.CONTROLLER_USER
+    rights = rome.kubeconfig_for(user)
     consumer_rights = milan.kubeconfig_for(fabric.CONSUMER_USER)
     async with contextlib.AsyncExitStack() as stack:
         before_rome = await stack.enter_async_context(
@@ -168,9 +240,36 @@ async def watched(prepared: Planes, tmp_path: Path, namespace: str) -> AsyncIter
             *(rome, milan, tmp_path, namespace),
             consumer_kubeconfig=before_rome.kubeconfig,
             provider_kubeconfig=before_milan.kubeconfig.read_text(),
+            attach=row.attaches,
         )
         driver = await stack.enter_async_context(running)
+        if row.attaches:
+            real = real_drivers.running(driver, REAL, attach=True)
+            await stack.enter_async_context(real)
+            await stack.enter_async_context(real_drivers.virtual_class(driver, REAL))
+            await stack.enter_async_context(_attacher(driver, rights))
         yield Watched(driver, before_rome, before_milan)
+
+
+@contextlib.asynccontextmanager
+async def _attacher(driver: fabric.Fabric, rights: Path) -> AsyncIterator[None]:
+    """Run the sidecar that calls the driver to attach; like the other one it is kept alive."""
+    command = [
+        str(fabric.BINARIES / "csi-attacher"),
+        f"--csi-address={driver.socket}",
+        f"--kubeconfig={rights}",
+        "--timeout=20s",
+        "--reconcile-sync=5s",
+    ]
+    process = fabric.Process(command, driver.directory / "csi-attacher.log")
+    await process.start()
+    supervisor = asyncio.create_task(process.keep_alive())
+    try:
+        yield
+    finally:
+        supervisor.cancel()
+        await asyncio.gather(supervisor, return_exceptions=True)
+        await process.end()
 
 
 def _told(server: proxy.FaultProxy, since: int) -> tuple[str, ...]:
@@ -184,10 +283,7 @@ async def test_each_verb_makes_just_the_writes_that_are_crashed(watched: Watched
     rome, milan = len(watched.rome.writes(WRITES)), len(watched.milan.writes(WRITES))
 
     await watched.act(row)
-    if row.verb == "create":
-        await watched.driver.bound("data")
-    else:
-        await watched.driver.volume_gone(volume)
+    await watched.done(row, volume)
 
     assert _told(watched.rome, rome) == row.rome
     assert _told(watched.milan, milan) == row.milan

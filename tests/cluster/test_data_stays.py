@@ -39,6 +39,7 @@ async def test_a_retained_volume_keeps_its_twin_and_its_data(
     assert (plane.hostpath_directory / directory).is_dir()
 
     path = f"{fabric.claims_in(namespace)}/{name}"
+    await home.merge(path, fabric.OPENED)
     await home.merge(path, {"metadata": {"finalizers": None}})
     await home.delete(path, uid=uid)
 
@@ -54,6 +55,7 @@ async def test_a_twin_that_someone_deletes_stays_until_its_volume_is_deleted(
     home = driver.provider if node == "milan" else driver.consumer
     collection = fabric.claims_in(namespace)
 
+    await home.merge(f"{collection}/{name}", fabric.OPENED)
     await home.delete(f"{collection}/{name}", uid=uid)
 
     # Kubernetes' own protection lets it go at once: no pod names a twin.

@@ -167,6 +167,8 @@ CONTROLLER_RIGHTS = [
     ("update", "leases.coordination.k8s.io", "csi-liqo", True),
     ("delete", "leases.coordination.k8s.io", "csi-liqo", False),
     ("update", "leases.coordination.k8s.io", "kube-system", False),
+    ("patch", "configmaps", "csi-liqo", False),
+    ("create", "configmaps", "csi-liqo", False),
 ]
 
 
@@ -175,6 +177,26 @@ def test_the_controller_may_do_this_and_no_more(
     prepared: Planes, verb: str, kind: str, namespace: str, *, granted: bool
 ) -> None:
     assert can(prepared[0], fabric.CONTROLLER_USER, verb, kind, namespace) is granted
+
+
+@pytest.mark.parametrize(
+    ("verb", "namespace", "name", "granted"),
+    [
+        ("patch", "csi-liqo", "csi-liqo-real-drivers", True),
+        ("patch", "csi-liqo", "csi-liqo", False),
+        ("get", "csi-liqo", "csi-liqo-real-drivers", False),
+        ("delete", "csi-liqo", "csi-liqo-real-drivers", False),
+        ("patch", "csi-liqo-storage", "csi-liqo-fence", True),
+        ("patch", "csi-liqo-storage", "kube-root-ca.crt", False),
+        ("get", "csi-liqo-storage", "csi-liqo-fence", False),
+        ("create", "csi-liqo-storage", "csi-liqo-fence", False),
+    ],
+)
+def test_the_controller_writes_one_config_map_of_a_namespace(
+    prepared: Planes, verb: str, namespace: str, name: str, *, granted: bool
+) -> None:
+    user = fabric.CONTROLLER_USER
+    assert can(prepared[0], user, verb, "configmaps", namespace, name) is granted
 
 
 @pytest.mark.parametrize("kind", ["nodes", "pods", "secrets", "persistentvolumeclaims"])
@@ -212,8 +234,15 @@ def test_every_example_is_understood(prepared: Planes, example: Any) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def can(plane: control_plane.ControlPlane, user: str, verb: str, kind: str, namespace: str) -> bool:
-    """Ask the API server whether a user has a right."""
+def can(
+    plane: control_plane.ControlPlane,
+    user: str,
+    verb: str,
+    kind: str,
+    namespace: str,
+    name: str = "",
+) -> bool:
+    """Ask the API server whether a user has a right, on an object where one is named."""
     kind, _, subresource = kind.partition("/")
     kind, _, group = kind.partition(".")
     attributes = {"verb": verb, "resource": kind, "group": group, "subresource": subresource}
@@ -223,7 +252,7 @@ def can(plane: control_plane.ControlPlane, user: str, verb: str, kind: str, name
         "spec": {
             "user": user,
             "groups": ["system:serviceaccounts", "system:authenticated"],
-            "resourceAttributes": {**attributes, "namespace": namespace},
+            "resourceAttributes": {**attributes, "namespace": namespace, "name": name},
         },
     }
     text = json.dumps(review)

@@ -23,10 +23,10 @@ import grpc.aio
 import msgspec
 
 from csi_liqo.host import journal as journal_files
-from csi_liqo.host import machine, plugin_sockets
+from csi_liqo.host import machine, plugin_sockets, real_drivers_file
 from csi_liqo.rpc import node, real_drivers
 from csi_liqo.rpc.pb import csi_pb2
-from csi_liqo.service.node import journal, ports, volumes
+from csi_liqo.service.node import journal, limits, ports, volumes
 
 FAILED = 255
 
@@ -157,7 +157,12 @@ async def carry_out(order: Order) -> int:
         node_name="rome-1",
         kubelet_dir=order.kubelet,
     )
-    await run(order, node.NodeServicer(use_cases, drivers, node_name="rome-1", segment={}))
+    told = real_drivers_file.RealDriversFile(kubelet / "absent.json")
+    limit = limits.Limits(told, drivers.most_volumes, own_name="csi.liqo.io")
+    serves = node.NodeServicer(
+        use_cases, drivers, most_volumes=limit.most_volumes, node_name="rome-1", segment={}
+    )
+    await run(order, serves)
     use_cases.close()
     return steps.count
 

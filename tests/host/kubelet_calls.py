@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -138,6 +138,10 @@ class Kubelet:
         )
         return {csi_pb2.VolumeUsage.Unit.Name(usage.unit): usage for usage in answer.usage}
 
+    async def most_volumes(self) -> int:
+        answer = await self.stub.NodeGetInfo(csi_pb2.NodeGetInfoRequest())
+        return answer.max_volumes_per_node
+
     async def expand(
         self, volume: Volume, path: str, size_bytes: int
     ) -> csi_pb2.NodeExpandVolumeResponse:
@@ -150,3 +154,10 @@ class Kubelet:
                 volume_capability=volume.capability,
             )
         )
+
+
+@contextlib.asynccontextmanager
+async def calling(box: node_box.Box) -> AsyncIterator[Kubelet]:
+    """Connect to the node program of a node."""
+    async with grpc.aio.insecure_channel(f"unix:{box.driver}/csi.sock") as channel:
+        yield Kubelet(box, channel)

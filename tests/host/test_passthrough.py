@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
@@ -15,14 +14,8 @@ import pytest
 
 from csi_liqo.rpc.pb import csi_pb2
 from tests.host import node_box, real_driver
-from tests.host.kubelet_calls import Kubelet, Volume, refused
+from tests.host.kubelet_calls import Kubelet, Volume, calling, refused
 from tests.host.real_driver import LoopDriver
-
-
-@contextlib.asynccontextmanager
-async def calling(box: node_box.Box) -> AsyncIterator[Kubelet]:
-    async with grpc.aio.insecure_channel(f"unix:{box.driver}/csi.sock") as channel:
-        yield Kubelet(box, channel)
 
 
 def write(box: node_box.Box, target: str, *, block: bool) -> None:
@@ -130,18 +123,6 @@ async def test_the_real_driver_sees_what_kubelet_would_have_sent_it(
     for method in ("NodeUnpublishVolume", "NodeUnstageVolume"):
         assert real.calls(method)[0]["request"]["volume_id"] == handle
     assert real.calls("NodeUnstageVolume")[0]["request"]["staging_target_path"] == staging
-
-
-async def test_an_old_driver_is_not_told_the_newer_access_modes(
-    box: node_box.Box, real: LoopDriver
-) -> None:
-    with real.serving("--single-node-multi-writer=false"), box.serving():
-        async with calling(box) as node:
-            volume = await real.volume("v", access_modes=("ReadWriteOncePod",))
-            await node.up(volume)
-            await node.down(volume)
-    sent = real.calls("NodeStageVolume")[0]["request"]["volume_capability"]
-    assert sent["access_mode"]["mode"] == "SINGLE_NODE_WRITER"
 
 
 @pytest.mark.parametrize("code", ["FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "INTERNAL"])

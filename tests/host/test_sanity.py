@@ -7,9 +7,9 @@ the whole driver has its run of csi-sanity elsewhere.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import pathlib
-import xml.etree.ElementTree as ElementTree
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -17,23 +17,15 @@ import grpc.aio
 import pytest
 
 from csi_liqo.model import source
+from csi_liqo.rpc import identity
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
-from lab import settings
 from tests.host import node_box, real_driver
 from tests.host.real_driver import LoopDriver
+from tests.sanity import front, program
 
-PROGRAM = settings.DEFAULT_INSTANCE / "bin" / "csi-sanity"
 RPC = csi_pb2.ControllerServiceCapability.RPC
-
-SKIPPED = [
-    # Not advertised, and not kubelet's to ask as long as its gate is alpha.
-    "NodeGetStorageHealth should return appropriate response",
-    "NodeGetVolumeHealth should fail when no volume id is provided",
-    "NodeGetVolumeHealth should return health for a valid volume",
-    # The node's own socket serves no controller; test_passthrough has the same.
-    "should be idempotent",
-    "should work",
-]
+SERVICE = csi_pb2.PluginCapability.Service
+SKIPPED = pathlib.Path(__file__).parent / "skipped.txt"
 
 
 class Translating(csi_pb2_grpc.ControllerServicer):
@@ -93,55 +85,61 @@ class Translating(csi_pb2_grpc.ControllerServicer):
         return await self._real.ControllerExpandVolume(request)
 
 
+@contextlib.asynccontextmanager
+async def controlling(socket: pathlib.Path, real: LoopDriver) -> AsyncIterator[None]:
+    """Serve the controller that translates, and say that there is one."""
+    who = identity.IdentityServicer(
+        name="csi.liqo.io",
+        version="1",
+        is_ready=lambda: True,
+        capabilities=[SERVICE.CONTROLLER_SERVICE, SERVICE.VOLUME_ACCESSIBILITY_CONSTRAINTS],
+    )
+    async with grpc.aio.insecure_channel(f"unix:{real.socket}") as channel:
+        server = grpc.aio.server()
+        csi_pb2_grpc.add_IdentityServicer_to_server(who, server)
+        csi_pb2_grpc.add_ControllerServicer_to_server(Translating(channel), server)
+        server.add_insecure_port(f"unix:{socket}")
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(1)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("access", ["mount", "block"])
 async def test_csi_sanitys_node_tests_pass_over_a_real_driver(
     box: node_box.Box, real: LoopDriver, access: str
 ) -> None:
-    report = box.root / "report.xml"
-    controller = box.root / "controller.sock"
-    with real.serving(), box.serving():
-        async with grpc.aio.insecure_channel(f"unix:{real.socket}") as channel:
-            server = grpc.aio.server()
-            csi_pb2_grpc.add_ControllerServicer_to_server(Translating(channel), server)
-            server.add_insecure_port(f"unix:{controller}")
-            await server.start()
-            run = await asyncio.create_subprocess_exec(
-                *box.entering(box.host_pid),
-                str(PROGRAM),
-                f"--csi.endpoint=unix://{box.driver}/csi.sock",
-                f"--csi.controllerendpoint=unix://{controller}",
-                f"--csi.mountdir={box.kubelet}/target",
-                f"--csi.stagingdir={box.kubelet}/staging",
+    controller, both = box.root / "controller.sock", box.root / "both.sock"
+    with real.serving("--max-volumes=20"), box.serving(*limited(box)):
+        async with (
+            controlling(controller, real),
+            front.serving(both, controller=controller, node=box.driver / "csi.sock"),
+        ):
+            passed, skipped = await program.run(
+                box.entering(box.host_pid),
+                both,
+                box.kubelet,
                 f"--csi.testvolumesize={320 << 20}",
                 f"--csi.testvolumeexpandsize={640 << 20}",
                 f"--csi.testvolumeaccesstype={access}",
-                f"--csi.junitfile={report}",
                 "--ginkgo.focus=Node Service",
-                "--ginkgo.no-color",
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
             )
-            output, _ = await run.communicate()
-            await server.stop(1)
-    assert run.returncode == 0, output.decode()[-6000:]
-    passed, skipped = read(report)
-    assert passed == 22
-    assert skipped == SKIPPED
+    assert len([name for name in passed if name.startswith("Node Service ")]) == 24
+    assert skipped_of(skipped) == program.listed(str(SKIPPED))
     assert not box.mounts()
     assert not real.loops()
     assert box.journal == []
 
 
-def read(report: pathlib.Path) -> tuple[int, list[str]]:
-    """Return how many node tests passed, and the names of those left out by themselves."""
-    passed, skipped = 0, []
-    for case in ElementTree.parse(report).iter("testcase"):
-        group, _, name = case.get("name", "").partition("Node Service ")
-        if group != "[It] ":
-            continue
-        if case.find("skipped") is None:
-            passed += 1
-        else:
-            skipped.append(name)
-    return passed, sorted(skipped)
+def limited(box: node_box.Box) -> list[str]:
+    """Have the real driver's limit counted, as with the controller's ConfigMap."""
+    file = box.root / "drivers.json"
+    file.write_text(f'["{real_driver.NAME}"]')
+    return ["--real-drivers-file", str(file)]
+
+
+def skipped_of(skipped: list[str]) -> list[str]:
+    """Return the node tests among those left out; others are not asked for here."""
+    return [name for name in skipped if name.startswith("Node Service ")]

@@ -15,7 +15,8 @@ from tests.cluster import fabric
 @pytest.fixture(scope="session")
 def rome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[control_plane.ControlPlane]:
     links = settings.DEFAULT_INSTANCE / "bin"
-    asyncio.run(binaries.ensure(links, ["etcd", "kubernetes", "sanity"]))
+    sets = ["etcd", "kubernetes", "provisioner", "sanity", *settings.STORAGE_PIN_SETS]
+    asyncio.run(binaries.ensure(links, sets))
     with control_planes.running(
         "rome",
         tmp_path_factory.mktemp("rome"),

@@ -1,8 +1,8 @@
 """csi-sanity, the real program, against the driver on a real API server.
 
 It sends no claim and mostly no topology, which means this cluster and its default class,
-an Immediate one. Every test that the declared capabilities select must pass; the others
-are skipped by csi-sanity itself, and skipped.txt lists each with its reason.
+an Immediate one of hostPath volumes. Every test that the declared capabilities select must
+pass; the others are skipped by csi-sanity itself, and listed beside this file.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import re
 import shutil
 import signal
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -24,8 +22,7 @@ import pytest
 
 from lab import control_plane, leaks
 from tests.cluster import fabric
-
-SKIPPED: Final = pathlib.Path(__file__).parent / "skipped.txt"
+from tests.sanity import front, program
 
 # The in-tree provisioner makes its directories where only its own mounts show them: the
 # node plugin sees them through the same bind, as it does on a lab's node.
@@ -97,45 +94,18 @@ async def test_csi_sanity_passes_and_skips_only_what_is_listed(
     plugin: Plugin, rome: control_plane.ControlPlane
 ) -> None:
     before = await leaks.snapshot_cluster("rome", rome.kubeconfig, hostpath=rome.hostpath_directory)
-    report = plugin.directory.parent / "report.xml"
-    command = [
-        *(
-            "nsenter",
-            f"--mount=/proc/{plugin.node_pid}/ns/mnt",
-            str(fabric.BINARIES / "csi-sanity"),
-        ),
-        f"--csi.endpoint=unix://{plugin.node_socket}",
-        f"--csi.controllerendpoint=unix://{plugin.controller_socket}",
-        f"--csi.mountdir={plugin.directory}/pods",
-        f"--csi.stagingdir={plugin.directory}/staging",
-        f"--csi.testvolumesize={64 << 20}",
-        f"--csi.junitfile={report}",
-        "--ginkgo.no-color",
-    ]
-    run = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await run.communicate()
+    socket = plugin.directory.parent / "front.sock"
+    async with front.serving(socket, controller=plugin.controller_socket, node=plugin.node_socket):
+        passed, skipped = await program.run(
+            ["nsenter", f"--mount=/proc/{plugin.node_pid}/ns/mnt"],
+            socket,
+            plugin.directory,
+            f"--csi.testvolumesize={64 << 20}",
+        )
 
-    assert run.returncode == 0, output.decode()[-8000:]
-    passed, skipped = read(report)
     assert passed
-    assert skipped == SKIPPED.read_text().splitlines()
+    assert skipped == program.listed("skipped.txt", "skipped-attach-false.txt")
     after = await leaks.snapshot_cluster("rome", rome.kubeconfig, hostpath=rome.hostpath_directory)
     assert leaks.difference(before, after) == []
     with contextlib.suppress(FileNotFoundError):
         assert os.listdir(plugin.node_socket.parent / "journal") == []
-
-
-def read(report: pathlib.Path) -> tuple[list[str], list[str]]:
-    """Return the names of the tests that passed, and those skipped with their reasons."""
-    passed, skipped = [], []
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = re.sub(r"^\[It\] ", "", case.get("name", ""))
-        reason = case.find("skipped")
-        if reason is None:
-            passed.append(name)
-        else:
-            message = reason.get("message", "").removeprefix("skipped - ")
-            skipped.append(f"{name}: {message}")
-    return passed, sorted(skipped)

@@ -33,6 +33,7 @@ def test_sockets_and_journal_are_where_kubelet_and_people_look_for_them() -> Non
         ({"driver_name": "a/b"}, "--driver-name"),
         ({"kubelet_dir": pathlib.Path("kubelet")}, "--kubelet-dir"),
         ({"host_root": pathlib.Path("/a/../b")}, "--host-root"),
+        ({"real_drivers_file": pathlib.Path("drivers.json")}, "--real-drivers-file"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(change: dict[str, Any], told: str) -> None:

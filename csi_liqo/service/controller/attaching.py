@@ -15,7 +15,7 @@ from typing import Any
 
 from csi_liqo.model import errors, names, objects, source
 from csi_liqo.service import ports
-from csi_liqo.service.controller import clusters, deadline, in_flight
+from csi_liqo.service.controller import clusters, deadline, in_flight, settling
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,20 @@ class Attaching:
             errors.RealDriverError: the real driver refuses; its own code where it gave one.
             errors.ComeBackError: it is not attached yet.
         """
-        volumes, claims = self._consumer.volumes, self._consumer.claims
+        volumes, claims, nodes = (
+            self._consumer.volumes,
+            self._consumer.claims,
+            self._consumer.nodes,
+        )
         if not (
             volumes.select(clusters.BY_HANDLE, volume_id)
             or claims.select(clusters.BY_VOLUME, volume_id)
         ):
+            _require_synced(volume_id, volumes, claims)
             raise errors.VolumeNotFoundError(f"there is no volume {volume_id}")
-        node = self._consumer.nodes.get("", node_name)
+        node = nodes.get("", node_name)
         if node is None:
+            _require_synced(volume_id, nodes)
             raise errors.NodeNotFoundError(f"there is no node {node_name}")
         found = source.from_context(context)
         if node.virtual or found.csi is None or not found.csi.attach_required:
@@ -100,15 +106,7 @@ class Attaching:
             raise errors.OutcomeUnknownError(f"VolumeAttachment {name}: {error}") from error
 
     async def _attached(self, made: objects.VolumeAttachment) -> dict[str, str]:
-        seen = False
-
-        def settled(found: objects.VolumeAttachment | None) -> dict[str, str] | None:
-            nonlocal seen
-            if found is None or found.uid != made.uid:
-                if seen:
-                    raise errors.OperationPendingError(f"VolumeAttachment {made.name} went away")
-                return None
-            seen = True
+        def settled(found: objects.VolumeAttachment) -> dict[str, str] | None:
             if found.deleting:
                 raise errors.OperationPendingError(
                     f"real volume {found.spec.source.persistent_volume_name} is being detached "
@@ -120,7 +118,7 @@ class Attaching:
                 raise _told(found.status.attach_error)
             return None
 
-        return await self._attachments.wait("", made.name, settled)
+        return await settling.Made(self._attachments, made, kind="VolumeAttachment").wait(settled)
 
     async def detach(self, volume_id: str, node_name: str, deadline_seconds: float | None) -> None:
         """Return once the real volume is detached; what is not attached, is detached.
@@ -129,8 +127,9 @@ class Attaching:
         go: the next node's attachment would overlap otherwise.
 
         Raises:
-            errors.ComeBackError: it is not detached yet.
+            errors.ComeBackError: it is not detached yet, or nobody can tell at the moment.
         """
+        _require_synced(volume_id, self._attachments)
         end = deadline.Deadline(deadline_seconds)
         for known in self._attachments.select(BY_VOLUME, volume_id):
             if node_name in ("", known.spec.node_name):
@@ -159,6 +158,15 @@ class Attaching:
                         f"VolumeAttachment {known.name}: {error}"
                     ) from error
             await self._attachments.wait("", known.name, gone)
+
+
+def _require_synced(volume_id: str, *caches: ports.Objects[Any]) -> None:
+    """Refuse to call anything absent that a cache out of sync does not show."""
+    if not all(cache.synced for cache in caches):
+        raise errors.OutcomeUnknownError(
+            f"this cluster's API server is out of reach, so nobody can tell how volume "
+            f"{volume_id} is attached; waiting for it"
+        )
 
 
 def attachment_name(real_volume: str, node_name: str) -> str:

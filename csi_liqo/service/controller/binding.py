@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
 from csi_liqo.model import errors, objects
-from csi_liqo.service.controller import clusters, places, static
+from csi_liqo.service.controller import clusters, places, refusals, settling, static
+
+FIRST_LOOK_SECONDS: Final = 1.0
+LAST_LOOK_SECONDS: Final = 16.0
+"""How long a twin is waited for before it is asked what its provisioner says; then twice that."""
 
 
 class Progress:
@@ -31,7 +40,7 @@ class Progress:
     async def with_warning(self, error: errors.Error) -> errors.Error:
         """Return a refusal of the twin with the newest warning about it in its text."""
         warning = await self._warning()
-        return type(error)(f"{error}: {warning}") if warning else error
+        return type(error)(f"{error}: {warning}") if warning not in str(error) else error
 
     async def _warning(self) -> str:
         if self._cluster is None or self._twin is None:
@@ -46,6 +55,7 @@ async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:
 
     Raises:
         errors.PlacementError: the real class gave the chosen node up.
+        errors.PreconditionError, errors.CapacityRangeError: its driver refuses the volume.
         errors.ComeBackError: the twin is being taken away.
     """
     cluster = place.cluster
@@ -54,15 +64,8 @@ async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:
         await static.prebind(cluster.volumes, place.choice, twin)
     if not place.binds or twin.bound:
         return twin
-    seen = False
 
-    def settled(found: objects.Claim | None) -> objects.Claim | None:
-        nonlocal seen
-        if found is None or found.uid != twin.uid:
-            if seen:
-                raise errors.OperationPendingError(f"twin {twin.reference} was deleted by others")
-            return None  # our own write has not reached the cache yet
-        seen = True
+    def settled(found: objects.Claim) -> objects.Claim | None:
         if found.deleting:
             raise errors.OperationPendingError(f"twin {twin.reference} is being deleted by others")
         if twin.selected_node and not found.selected_node and not found.spec.volume_name:
@@ -72,7 +75,29 @@ async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:
             )
         return found if found.bound else None
 
-    bound = await cluster.claims.wait(twin.namespace, twin.name, settled)
+    bound = await _unless_refused(cluster, twin, settled)
     if cluster.local and cluster.volumes is not None:
         await cluster.volumes.wait("", bound.spec.volume_name, lambda volume: volume)
     return bound
+
+
+async def _unless_refused(
+    cluster: clusters.Cluster,
+    twin: objects.Claim,
+    settled: Callable[[objects.Claim], objects.Claim | None],
+) -> objects.Claim:
+    """Wait for a twin, and look now and then whether its provisioner has refused it.
+
+    A refusal changes nothing on the twin: there is an event, and no end of new attempts.
+    """
+    made = settling.Made(cluster.claims, twin, kind="twin")
+    pause = FIRST_LOOK_SECONDS
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                return await made.wait(settled)
+        warning = await cluster.warnings.latest(twin.namespace, twin.uid)
+        meaning = refusals.meaning_of(warning)
+        if meaning is not None:
+            raise meaning(f"real class {twin.spec.storage_class_name} refuses this: {warning}")
+        pause = min(2 * pause, LAST_LOOK_SECONDS)

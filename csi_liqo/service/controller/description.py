@@ -56,7 +56,8 @@ def _pins_of(
 ) -> tuple[topology.Segment, ...]:
     """Return where a local real volume can be reached.
 
-    One without affinity is where it was made; made for no node, in this cluster. An
+    A directory without affinity is where it was made; made for no node, in this cluster. A
+    CSI volume without one is reachable from every node: its driver knows no topology. An
     Immediate class may bind a volume that the chosen node cannot reach, as the
     annotation is a hint only: the volume controller binds any free volume, and a
     provisioner out of room tries elsewhere (external-provisioner library v13,
@@ -72,7 +73,7 @@ def _pins_of(
     pinned = affinity.pin(real, consumer.cluster_id, nodes)
     if pinned:
         return pinned
-    if twin.selected_node:
+    if twin.selected_node and real.spec.csi is None:
         return (topology.node_segment(consumer.cluster_id, twin.selected_node),)
     return ({names.CLUSTER_KEY: consumer.cluster_id},)
 

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from csi_liqo.model import errors, ids, names, objects, source, topology, twins, volumes
-from csi_liqo.service.controller import clusters, negotiation, parameters, real_drivers, static
+from csi_liqo.service.controller import (
+    access_modes,
+    classes,
+    clusters,
+    negotiation,
+    parameters,
+    real_drivers,
+    static,
+)
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE_BYTES: Final = 1 << 30
 """Of a volume that nobody asked a size for."""
-
-_CLAIM_MODES: Final = {
-    volumes.AccessMode.SINGLE_NODE_SINGLE_WRITER: "ReadWriteOncePod",
-    volumes.AccessMode.MULTI_NODE_READER_ONLY: "ReadOnlyMany",
-    volumes.AccessMode.MULTI_NODE_SINGLE_WRITER: "ReadWriteMany",
-    volumes.AccessMode.MULTI_NODE_MULTI_WRITER: "ReadWriteMany",
-}
-"""CSI access modes as a claim says them; the others are ReadWriteOnce."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,7 @@ class Wish:
     def access_modes(self) -> tuple[str, ...]:
         if self.claim is not None:
             return self.claim.spec.access_modes
-        modes = (
-            _CLAIM_MODES.get(c.access_mode, "ReadWriteOnce") for c in self.request.capabilities
-        )
+        modes = (access_modes.as_claimed(c.access_mode) for c in self.request.capabilities)
         return tuple(dict.fromkeys(modes))
 
 
@@ -106,6 +104,9 @@ class Places:
         node = self._node(node_value) if node_value else None
         by_hand = real.provisioner == names.STATIC_PROVISIONER
         self._real_drivers.check(real, node, wish.claim)
+        access_modes.refuse_beforehand(
+            real, wish.access_modes, wish.volume_mode.value, self._consumer.cluster_id
+        )
         if node is None and (real.waits or by_hand):
             raise errors.PreconditionError(
                 f"real class {real.name} needs to know the node of the first consumer; give the "
@@ -146,17 +147,15 @@ class Places:
         Raises:
             errors.PreconditionError: there is none, or it is virtual itself.
         """
-        classes = self._consumer.classes
         if wanted:
-            real = classes.get("", wanted)
+            real = self._consumer.classes.get("", wanted)
             if real is None:
                 raise errors.PreconditionError(
                     f"StorageClass {wanted}, which parameter {parameters.LOCAL_CLASS} names, does "
                     "not exist; create it, or name another in a new virtual StorageClass"
                 )
         else:
-            defaults = [known for known in classes.all() if known.default]
-            real = max(defaults, key=lambda c: c.metadata.creation_timestamp, default=None)
+            real = classes.find_default(self._consumer.classes.all())
             if real is None:
                 raise errors.PreconditionError(
                     "the cluster has no default StorageClass; mark one as default, or name one in "
@@ -195,6 +194,10 @@ class Places:
         class_name, waits = negotiation.choose_class(
             cluster, claim, wish.parameters.remote_class, self._driver
         )
+        modes = negotiation.choose_access_modes(claim)
+        real = cluster.classes.get("", class_name) if cluster.classes is not None else None
+        if real is not None:
+            access_modes.refuse_beforehand(real, modes, wish.volume_mode.value, cluster_id)
         logger.info(
             "claim %s goes to %s/%s of cluster %s with class %s",
             *(claim.reference, namespace, claim.name, cluster_id, class_name),
@@ -205,7 +208,7 @@ class Places:
             namespace=namespace,
             name=claim.name,
             class_name=class_name,
-            access_modes=negotiation.choose_access_modes(claim),
+            access_modes=modes,
             volume_mode=wish.volume_mode.value,
             size_bytes=wish.size_bytes,
             claim=claim,

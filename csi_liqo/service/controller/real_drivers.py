@@ -7,16 +7,26 @@ cannot be passed on to it is refused before anything is made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from csi_liqo.model import errors, objects
 from csi_liqo.service.controller import clusters
 
-_NODE_SECRETS: Final = (
-    "csi.storage.k8s.io/node-stage-secret-name",
-    "csi.storage.k8s.io/node-publish-secret-name",
+_PREFIX: Final = "csi.storage.k8s.io/"
+_NODE_SECRETS: Final = frozenset(
+    f"{_PREFIX}{call}-secret-name" for call in ("node-stage", "node-publish", "node-expand")
 )
-"""Class parameters by which kubelet is told which Secret to pass to a node plugin."""
+"""Class parameters by which kubelet is told which Secret to pass to a node plugin.
+
+The others are none of ours: the real driver's own sidecars read them of the real class and
+the real volume (external-provisioner v6.3.0, controller.go:170-230).
+"""
+_EVERY_SECRET: Final = f"{_PREFIX}secret-name"
+_OLD_NAMES: Final = {
+    "csiNodeStageSecretName": f"{_PREFIX}node-stage-secret-name",
+    "csiNodePublishSecretName": f"{_PREFIX}node-publish-secret-name",
+}
 
 
 class RealDrivers:
@@ -61,12 +71,13 @@ class RealDrivers:
     def _check_secrets(self, real: objects.StorageClass, claim: objects.Claim | None) -> None:
         virtual = claim and self._consumer.classes.get("", claim.spec.storage_class_name)
         given = virtual.parameters if virtual else {}
-        missing = [key for key in _NODE_SECRETS if key in real.parameters and key not in given]
+        missing = sorted(_node_secrets(real.parameters) - _node_secrets(given))
         if missing:
             name = virtual.name if virtual else "of the claim"
             raise errors.PreconditionError(
-                f"StorageClass {real.name} passes secrets to its driver ({missing[0]}), and the "
-                f"virtual StorageClass {name} does not; give it the same parameters"
+                f"StorageClass {real.name} passes secrets to its driver ({', '.join(missing)}), "
+                f"and the virtual StorageClass {name} does not; make one with the same parameters, "
+                "each with its namespace"
             )
 
     def _runs_on(self, driver: str, node: objects.Node) -> bool:
@@ -76,3 +87,10 @@ class RealDrivers:
         """
         csi_node = self._consumer.csi_nodes.get("", node.name)
         return csi_node is not None and any(entry.name == driver for entry in csi_node.drivers)
+
+
+def _node_secrets(parameters: Mapping[str, str]) -> frozenset[str]:
+    """Return which of a node plugin's calls get a Secret, by the parameters' present names."""
+    if _EVERY_SECRET in parameters:
+        return _NODE_SECRETS
+    return _NODE_SECRETS & {_OLD_NAMES.get(key, key) for key in parameters}

@@ -15,6 +15,7 @@ from csi_liqo.model import (
     volumes,
 )
 from csi_liqo.service.controller import (
+    access_modes,
     binding,
     clusters,
     deadline,
@@ -97,6 +98,7 @@ class Volumes:
                 twin = await binding.bind(place, twin)
                 volume = description.describe(self._consumer, place.cluster, twin)
                 _check_size(wish.request, volume)
+                access_modes.refuse_pinned(twin, volume.topology)
                 await self._twins.hand_over(place.cluster, twin)
             except in_flight.FINAL as error:
                 if twin.handed_over:
@@ -252,6 +254,9 @@ class Volumes:
         for capability in capabilities:
             if capability.volume_mode.value != twin.spec.volume_mode:
                 return f"volume {volume_id} has volume mode {twin.spec.volume_mode}"
+            if not access_modes.allows(twin.spec.access_modes, capability.access_mode):
+                modes = ", ".join(twin.spec.access_modes)
+                return f"volume {volume_id} has access modes {modes}"
         return ""
 
 

@@ -62,6 +62,20 @@ class Mounted:
     fs_type: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The mount that shows at a path, as the kernel's table alone tells it apart from others.
+
+    ``mount_id`` is unique while the mount exists; ``root`` is the folder of the filesystem of
+    ``device`` that shows.
+    """
+
+    mount_id: int
+    device: int
+    root: str
+    read_only: bool
+
+
 @dataclass(slots=True)
 class Progress:
     """Of work that takes long, shared by its thread and those who ask.
@@ -87,6 +101,9 @@ class Host(Protocol):
 
     def mounted(self, path: str) -> Mounted | None:
         """Return what is mounted exactly at a path below kubelet's folder."""
+
+    def shown(self, path: str) -> Shown | None:
+        """Return the mount exactly at a path below kubelet's folder, without touching it."""
 
     def mounted_elsewhere(self, place: Place, path: str) -> tuple[str, ...]:
         """Return the paths below kubelet's folder, other than this one, that show a place."""
@@ -158,6 +175,17 @@ class PluginSockets(Protocol):
 
         Raises:
             errors.OutcomeUnknownError: it is no socket below kubelet's folder.
+        """
+
+
+class RealDriverNames(Protocol):
+    """Which drivers stand behind the virtual classes of this installation."""
+
+    def read(self) -> tuple[str, ...]:
+        """Return their names as far as the controller has told them.
+
+        Raises:
+            errors.Error, OSError: they cannot be read.
         """
 
 

@@ -20,6 +20,7 @@ from csi_liqo.service.node import (
     ownership,
     passthrough,
     ports,
+    published,
     requests,
     work,
 )
@@ -44,6 +45,7 @@ class Volumes:
         self._mounts = mounts.Mounts(host, records, node_name=node_name)
         self._passthrough = passthrough.PassThrough(host, records, kubelet_dir=kubelet_dir)
         self._changes = ownership.Changes(host)
+        self._published = published.Published(host)
         self._work = work.Work(name="volumes", threads=THREADS)
         self._stats = work.Work(name="stats", threads=STATS_THREADS)
 
@@ -60,6 +62,7 @@ class Volumes:
         found = self._read(request.volume_id, request.context, request.capability)
         self._check_path(request.staging_path, "staging_target_path")
         with self._working(self._work, request.volume_id) as claim:
+            self._published.forget_volume(request.volume_id)
             if found.csi is None:
                 await claim.run(functools.partial(self._mounts.stage, request, found))
             else:
@@ -80,8 +83,10 @@ class Volumes:
 
     async def publish(
         self, request: requests.PublishRequest, call: passthrough.Call[object]
-    ) -> None:
-        """Show a volume to one pod.
+    ) -> bool:
+        """Show a volume to one pod; return False when it was shown already.
+
+        Repeated, it reaches a real driver again where its CSIDriver asks for that.
 
         Raises:
             as ``stage``; also errors.PreconditionError where it must be staged first, or may
@@ -92,17 +97,33 @@ class Volumes:
             raise errors.PreconditionError("staging_target_path is missing: stage the volume first")
         self._check_path(request.staging_path, "staging_target_path")
         self._check_path(request.target_path, "target_path")
-        group = ownership.wanted_group(request.capability)
+        again = found.csi is not None and found.csi.requires_republish
         with self._working(self._work, request.volume_id) as claim:
-            abilities = None
-            if found.csi is None:
-                await claim.run(functools.partial(self._mounts.publish, request, found))
-            else:
-                abilities = await self._passthrough.publish(claim, request, found, call)
-            if group is not None and ownership.is_wanted(
-                found, request.capability, read_only=request.read_only, abilities=abilities
-            ):
-                await self._changes.give(request.volume_id, request.target_path, group)
+            done = functools.partial(self._published.is_done, request)
+            if not again and await claim.run(done):
+                return False
+            await self._publish(claim, request, found, call)
+            if not again:
+                await claim.run(functools.partial(self._published.add, request))
+            return True
+
+    async def _publish(
+        self,
+        claim: work.Claim,
+        request: requests.PublishRequest,
+        found: source.Source,
+        call: passthrough.Call[object],
+    ) -> None:
+        group = ownership.wanted_group(request.capability)
+        abilities = None
+        if found.csi is None:
+            await claim.run(functools.partial(self._mounts.publish, request, found))
+        else:
+            abilities = await self._passthrough.publish(claim, request, found, call)
+        if group is not None and ownership.is_wanted(
+            found, request.capability, read_only=request.read_only, abilities=abilities
+        ):
+            await self._changes.give(request.volume_id, request.target_path, group)
 
     async def unpublish(
         self, volume_id: str, target_path: str, call: passthrough.Call[object]
@@ -110,6 +131,7 @@ class Volumes:
         """Undo ``publish`` and remove the target; a volume never published is unpublished."""
         self._check_path(target_path, "target_path")
         with self._working(self._work, volume_id) as claim:
+            self._published.forget_target(target_path)
             await self._changes.stop(target_path)
             record = await claim.run(functools.partial(self._records.find, volume_id))
             if record is not None and record.source.csi is not None:
