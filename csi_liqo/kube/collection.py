@@ -16,8 +16,10 @@ from csi_liqo.service import ports
 T = TypeVar("T", bound=objects.Object)
 R = TypeVar("R")
 
-FIRST_LIST_SECONDS: Final = 3.0
-"""How long a new watch may take before its cache counts as out of reach."""
+FIRST_LIST_SECONDS: Final = 8.0
+"""How long a new watch, or one of hundreds that broke at once, may take to be there."""
+REFUSED_SECONDS: Final = 2.0
+"""How long one is waited for that was refused the last time."""
 
 
 class Collection(Generic[T]):
@@ -50,8 +52,14 @@ class Collection(Generic[T]):
             namespace=namespace,
             label_selector=label_selector,
             field_selector=field_selector,
-            on_failure=on_failure,
+            on_failure=self._fared,
         )
+        self._on_failure = on_failure
+        self._failure: errors.ApiError | None = None
+
+    def _fared(self, failure: errors.ApiError | None) -> None:
+        self._failure = failure
+        self._on_failure(failure)
 
     async def keep(self) -> None:
         """Keep the cache up; ends only by being cancelled."""
@@ -67,7 +75,8 @@ class Collection(Generic[T]):
     async def ready(self, namespace: str) -> bool:
         if not self.store.synced:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_LIST_SECONDS):
+                refused = isinstance(self._failure, errors.ApiForbiddenError)
+                async with asyncio.timeout(REFUSED_SECONDS if refused else FIRST_LIST_SECONDS):
                     await self.store.wait_synced()
         return self.store.synced
 

@@ -114,6 +114,7 @@ class Connection:
         """How the connection is now."""
         return reports.make_report(
             reports.Facts(
+                spec=self.spec,
                 contact=self._contact,
                 identity=self._identity,
                 session=self._session,

@@ -24,7 +24,7 @@ from csi_liqo.model import errors
 logger = logging.getLogger(__name__)
 
 CALLS_AT_ONCE: Final = 16
-OPENINGS_AT_ONCE: Final = 8
+OPENINGS_AT_ONCE: Final = 16
 """Lists, and watches being opened; hundreds of namespaces must not all begin at once."""
 QUEUE_SECONDS: Final = 10.0
 """How long a call may wait for its turn."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from csi_liqo.kube import contact, identity, session
-from csi_liqo.model import errors
+from csi_liqo.model import errors, objects
 
 LONGEST_LIST: Final = 5
 """Names in one sentence."""
@@ -37,6 +37,7 @@ class Report:
 class Facts:
     """What a connection knows of itself. ``failing`` is by the name of a watch."""
 
+    spec: objects.RemoteClusterSpec
     contact: contact.Contact
     identity: str
     session: session.Session | None
@@ -95,7 +96,10 @@ def _trouble(facts: Facts) -> tuple[str, str] | None:
         if not isinstance(error, errors.ApiForbiddenError):
             return _told(error)
     refused = _refused(facts)
-    if refused and len(refused) == len(facts.session.namespaces):
+    mapping = facts.spec.namespace_mapping
+    others = mapping.template or mapping.default == "SameName"
+    targets = set(mapping.explicit.values())
+    if targets and not others and targets <= set(refused):
         return (
             "Forbidden",
             f"claims may be listed in none of the mapped namespaces ({_listed(refused)}); bind "
