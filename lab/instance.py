@@ -100,8 +100,9 @@ class Instance:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "lock").open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # NB: not `flock`, which a child between fork and exec keeps when this is killed.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
                 raise errors.LabError(
                     f"another command is changing the lab in {self.directory}; wait for its end"
                 ) from None

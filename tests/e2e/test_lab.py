@@ -158,4 +158,4 @@ async def test_two_labs_never_share_an_address_range(tmp_path: pathlib.Path) -> 
 
 async def test_a_second_command_on_the_same_lab_is_refused(owner: instance.Instance) -> None:
     with owner.locked(), pytest.raises(errors.LabError, match="another command"):
-        await lifecycle.down(owner, print)
+        await processes.run(sys.executable, "-m", "lab", "down", f"--instance={owner.directory}")
