@@ -1,9 +1,7 @@
 """One API server, spoken to through the official client, answers kept as bytes.
 
 The client brings what must not be written twice (kubeconfig, certificates,
-tokens that renew themselves, proxies); its generated models are not used. This
-is the one place where an HTTP answer becomes an error of the model, and the one
-that knows whether a request can have changed anything.
+tokens that renew themselves, proxies); its generated models are not used.
 """
 
 from __future__ import annotations
@@ -12,24 +10,19 @@ import asyncio
 import collections
 import contextlib
 import pathlib
-import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import aiohttp
-import msgspec
 from kubernetes.aio import client as aio_client
 from kubernetes.aio import config as aio_config
 
-from csi_liqo.kube import kubeconfigs
+from csi_liqo.kube import answers, kubeconfigs
 from csi_liqo.model import errors
 
 REQUEST_TIMEOUT_SECONDS: Final = 20.0
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
-
-CONNECTION_ERRORS: Final = (TimeoutError, OSError, aiohttp.ClientError)
-"""What a connection can raise instead of an answer."""
 
 Json = Any
 """A manifest or patch, as plain Python values."""
@@ -38,19 +31,16 @@ Gate = Callable[[], AbstractAsyncContextManager[None]]
 """What a request passes: it may wait, refuse, and hear how the request ended."""
 
 
-class _Status(msgspec.Struct):
-    message: str = ""
-    reason: str = ""
-
-
 class Api:
     """A connection pool to one API server. Close it, or use it as a context manager.
 
     Its credential may be exchanged while it is used. ``gate`` bounds and judges what
-    passes; an own cluster has none.
+    passes; an own cluster has none. Making one raises errors.PreconditionError when the
+    addresses or the token cannot be sent anything to, or with.
     """
 
     def __init__(self, configuration: aio_client.Configuration) -> None:
+        kubeconfigs.refuse_unusable(configuration)
         # A retry hides whether a write happened; callers decide. NB: 0 would mean for ever,
         # as aiohttp-retry counts attempts from one (2.9.1, client.py:86-88).
         configuration.retries = None
@@ -68,11 +58,16 @@ class Api:
 
     @classmethod
     async def from_kubeconfig(cls, path: pathlib.Path) -> Api:
-        """Connect as a kubeconfig file's current context says."""
+        """Connect as a kubeconfig file's current context says.
+
+        Raises:
+            errors.PreconditionError: it cannot be used.
+        """
         configuration = aio_client.Configuration()
-        await aio_config.load_kube_config(
-            config_file=str(path), client_configuration=configuration, persist_config=False
-        )
+        with kubeconfigs.complaints():
+            await aio_config.load_kube_config(
+                config_file=str(path), client_configuration=configuration, persist_config=False
+            )
         return cls(configuration)
 
     @classmethod
@@ -93,6 +88,12 @@ class Api:
         configuration = aio_client.Configuration()
         aio_config.load_incluster_config(client_configuration=configuration)
         return cls(configuration)
+
+    @property
+    def proves_itself(self) -> bool:
+        """Whether the server must show a certificate that is checked."""
+        configuration = self._client.configuration
+        return bool(configuration.verify_ssl) and str(configuration.host).startswith("https:")
 
     async def __aenter__(self) -> Api:
         return self
@@ -145,8 +146,8 @@ class Api:
         ):
             try:
                 return await response.read()
-            except CONNECTION_ERRORS as error:
-                raise _no_answer(method, path, error) from error
+            except answers.CONNECTION_ERRORS as error:
+                raise answers.no_answer(method, path, error) from None
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -225,42 +226,12 @@ class Api:
             answer = await client.rest_client.request(
                 method, url, headers=headers, body=data, _request_timeout=timeout
             )
-        except CONNECTION_ERRORS as error:
-            raise _no_answer(method, path, error) from error
+        except answers.CONNECTION_ERRORS as error:
+            raise answers.no_answer(method, path, error) from None
         response: aiohttp.ClientResponse = answer.response
         try:
             if response.status >= 400:
-                raise await _refusal(method, path, response)
+                raise await answers.refusal(method, path, response)
             yield response
         finally:
             response.release()
-
-
-def _no_answer(method: str, path: str, error: BaseException) -> errors.ApiUnavailableError:
-    reason = str(error) or type(error).__name__
-    untrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLError))
-    kind = errors.ApiUntrustedError if untrusted else errors.ApiUnavailableError
-    return kind(f"{method} {path}: no answer: {reason}")
-
-
-async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> errors.ApiError:
-    """Read what the API server says against a request."""
-    try:
-        status = msgspec.json.decode(await response.read(), type=_Status)
-    except (msgspec.DecodeError, *CONNECTION_ERRORS):
-        status = _Status()
-    message = status.message or f"{method} {path}: HTTP status {response.status}"
-    match response.status:
-        case 404 | 410:
-            kind: type[errors.ApiError] = errors.ApiNotFoundError
-        case 409 if status.reason == "AlreadyExists":
-            kind = errors.ApiAlreadyExistsError
-        case 409:
-            kind = errors.ApiConflictError
-        case 403:
-            kind = errors.ApiForbiddenError
-        case 400 | 413 | 415 | 422:
-            kind = errors.ApiInvalidError
-        case _:
-            kind = errors.ApiUnavailableError
-    return kind(message, status=response.status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import urllib.parse
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
@@ -55,6 +56,38 @@ def complaints() -> Iterator[None]:
         # NB: what these say may quote the text, and so the token in it.
         what = type(error).__name__
         raise errors.PreconditionError(f"the kubeconfig cannot be read ({what})") from None
+
+
+def refuse_unusable(configuration: aio_client.Configuration) -> None:
+    """Refuse addresses and tokens that the HTTP library would refuse by a defect, or tell of.
+
+    Raises:
+        errors.PreconditionError: says which, and not what it is: it may hold a password.
+    """
+    server = _parse_address("server", configuration.host)
+    if server.username is not None or server.password is not None:
+        raise errors.PreconditionError(
+            "the kubeconfig's server has a user name or password in its address; put the "
+            "credential into the user's entry"
+        )
+    if configuration.proxy:
+        _parse_address("proxy-url", configuration.proxy)
+    token = configuration.api_key.get("BearerToken", "")
+    if not isinstance(token, str) or not token.isprintable():
+        raise errors.PreconditionError(
+            "the kubeconfig's token has characters that no token has, such as the end of a line"
+        )
+
+
+def _parse_address(what: str, address: Any) -> urllib.parse.SplitResult:
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(address if isinstance(address, str) else "")
+        # The port is read only when it is asked for, and refused only then.
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
+    raise errors.PreconditionError(
+        f"the kubeconfig's {what} is no address of the form https://host:port"
+    )
 
 
 def _is_allowed(plugin: Any, exec_plugins: Collection[str]) -> bool:

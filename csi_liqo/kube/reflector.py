@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from csi_liqo.kube import api, backoff, resources, store
+from csi_liqo.kube import answers, api, backoff, resources, store
 from csi_liqo.model import errors, objects
 
 logger = logging.getLogger(__name__)
@@ -156,10 +156,10 @@ class Reflector(Generic[T]):
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in filter(None, lines):
                         self._take(line)
-            except (ValueError, *api.CONNECTION_ERRORS) as error:
+            except (ValueError, *answers.CONNECTION_ERRORS) as error:
                 raise errors.ApiUnavailableError(
-                    f"watch of {self._path} broke: {str(error) or type(error).__name__}"
-                ) from error
+                    f"watch of {self._path} broke: {answers.reason(error)}"
+                ) from None
             if asyncio.get_running_loop().time() - self._opened_at < seconds - EARLY_SECONDS:
                 # An API server that is stopped says goodbye: another may be there next.
                 early = errors.ApiUnavailableError(f"watch of {self._path} was ended early")

@@ -150,13 +150,16 @@ async def of_person(path: pathlib.Path | None, context: str | None) -> api.Api:
             client_configuration=configuration,
             persist_config=False,
         )
-    except (config.ConfigException, yaml.YAMLError, OSError, TypeError) as error:
-        # NB: a YAML error quotes the file, which holds credentials.
-        why = "is no YAML" if isinstance(error, yaml.YAMLError) else str(error)
-        raise errors.PreconditionError(
-            f"kubeconfig {path or places[0]} cannot be used: {why}; name another one"
-        ) from None
-    return api.Api(configuration)
+        return api.Api(configuration)
+    except (config.ConfigException, OSError, errors.PreconditionError) as error:
+        why = str(error)
+    except yaml.YAMLError:
+        why = "is no YAML"  # NB: its own text quotes the file, which holds credentials
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = type(error).__name__  # and so may these
+    raise errors.PreconditionError(
+        f"kubeconfig {path or places[0]} cannot be used: {why}; name another one"
+    )
 
 
 def _usual_places() -> list[pathlib.Path]:
@@ -174,7 +177,10 @@ async def connect(kubeconfig: str) -> AsyncIterator[Server]:
 
 
 def _object(answer: bytes) -> ports.Manifest:
-    found: ports.Manifest = msgspec.json.decode(answer)
+    try:
+        found: ports.Manifest = msgspec.json.decode(answer, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise errors.ApiUnavailableError(f"no API server answers: {error}") from error
     return found
 
 
