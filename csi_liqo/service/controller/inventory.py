@@ -86,20 +86,25 @@ class Inventory:
 
     def entry(self, cluster: clusters.Cluster, twin: objects.Claim) -> Entry:
         """Say what one twin is."""
-        volume = self._volume_of(twin)
+        volume = self._volume_of(cluster, twin)
         if not twin.handed_over:
             return Entry(cluster, twin, State.STARTED, volume)
         if volume is not None:
             kept = volume.spec.persistent_volume_reclaim_policy == "Retain"
             free = volume.status.phase in ("Released", "Available")
             return Entry(cluster, twin, State.RETAINED if kept and free else State.IN_USE, volume)
-        if self._claim_waits(twin):
+        if self._claim_waits(cluster, twin):
             return Entry(cluster, twin, State.IN_USE, None)
         retained = names.RETAINED_ANNOTATION in twin.metadata.annotations
         return Entry(cluster, twin, State.RETAINED if retained else State.ABANDONED, None)
 
-    def _volume_of(self, twin: objects.Claim) -> objects.PersistentVolume | None:
+    def _volume_of(
+        self, cluster: clusters.Cluster, twin: objects.Claim
+    ) -> objects.PersistentVolume | None:
         """Return the virtual volume that names this very twin, or the twin it was before.
+
+        A claim that was sent elsewhere after all has its volume there, under the same id and
+        perhaps with a twin of the same name: the home tells them apart.
 
         Two installations share a cluster's twins; a volume of the other one, which the index
         does not have, has the twin's id as its name.
@@ -111,11 +116,12 @@ class Inventory:
                 reference = description.twin_of(volume)
             except errors.InvalidRequestError:
                 continue
-            if (reference.namespace, reference.name) == (twin.namespace, twin.name):
+            same_name = (reference.namespace, reference.name) == (twin.namespace, twin.name)
+            if same_name and _may_be_at(cluster, volume):
                 return volume
         return None
 
-    def _claim_waits(self, twin: objects.Claim) -> bool:
+    def _claim_waits(self, cluster: clusters.Cluster, twin: objects.Claim) -> bool:
         """Whether the claim of a twin is there and not bound to another volume."""
         namespace, _, name = claim_name(twin).partition("/")
         claim = self._consumer.claims.get(namespace, name)
@@ -123,9 +129,13 @@ class Inventory:
             return False
         bound_to = claim.spec.volume_name
         return not bound_to or any(
-            volume.name == bound_to
+            volume.name == bound_to and _may_be_at(cluster, volume)
             for volume in self._consumer.volumes.select(clusters.BY_HANDLE, twin.volume_id)
         )
+
+
+def _may_be_at(cluster: clusters.Cluster, volume: objects.PersistentVolume) -> bool:
+    return description.home_of(volume) in ("", cluster.id)
 
 
 def claim_name(twin: objects.Claim) -> str:
