@@ -531,6 +531,33 @@ async def running(
             kubectl(rome, "delete", "--namespace=csi-liqo", "secret", "milan")
 
 
+async def program(rome: control_plane.ControlPlane, *arguments: str) -> tuple[int, str, str]:
+    """Run a command of the driver's program as the administrator of a consumer.
+
+    Returns its exit code, what it printed, and what it complained of.
+    """
+    child = await asyncio.create_subprocess_exec(
+        *(*PROGRAM, *arguments, f"--kubeconfig={rome.kubeconfig}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, complaint = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, told.decode(), complaint.decode()
+
+
+async def orphans(
+    rome: control_plane.ControlPlane, consumer: str, *more: str
+) -> list[dict[str, str]]:
+    """Return what the program lists of a consumer's twins that no volume names."""
+    arguments = ("where", "--orphans", "--output=json", f"--consumer-id={consumer}", *more)
+    code, told, complaint = await program(rome, *arguments)
+    assert code == 0, complaint
+    assert "out of sight" not in complaint, complaint
+    rows: list[dict[str, str]] = json.loads(told)
+    return rows
+
+
 def forget_remote_cluster(rome: control_plane.ControlPlane, name: str) -> None:
     """Delete a RemoteCluster with nobody there to let it go, whatever lives in its provider."""
     kubectl(rome, "label", "remotecluster", name, "csi.liqo.io/fence=open")
