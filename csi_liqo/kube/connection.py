@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS: Final = 0.5
 LAST_DELAY_SECONDS: Final = 30.0
+FIRST_REGRANT_SECONDS: Final = 2.0
 REGRANT_SECONDS: Final = 60.0
-"""How soon it is found out that something is granted which was not."""
+"""How soon at the latest it is found out that something is granted which was not; at first, when
+a refusal may have been no more than a moment's, much sooner."""
 
 Report = reports.Report
 
@@ -78,6 +80,7 @@ class Connection:
         self._secret_refused: errors.Error | None = None
         self._failing: dict[str, errors.ApiError] = {}
         self._eventless: frozenset[str] = frozenset()
+        self._regrants = backoff.Backoff(FIRST_REGRANT_SECONDS, REGRANT_SECONDS)
         self._stale = asyncio.Event()
         """Set when kubeconfig, rights or identity must be looked at anew."""
         self._settled = asyncio.Event()
@@ -159,7 +162,9 @@ class Connection:
         if not connected:
             return delays.next_seconds()
         known = self._session
-        return None if known is None or known.grants.complete else REGRANT_SECONDS
+        if known is None or known.grants.complete:
+            return None
+        return self._regrants.next_seconds()
 
     async def _connect(self, secret: objects.Secret | None, tasks: asyncio.TaskGroup) -> bool:
         """Be connected as a kubeconfig says; False when that must be tried again."""
@@ -213,6 +218,7 @@ class Connection:
             *(lines, grants, self._contact, ears), name=self.name, consumer_id=consumer_id
         )
         self._session = begun
+        self._regrants.reset()
         self._contact.renew()
         self._running = tasks.create_task(self._keep(begun), name=f"provider {self.name}")
         try:
