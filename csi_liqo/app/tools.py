@@ -20,7 +20,7 @@ from csi_liqo.service.tools.doctor import examination, findings
 _REACH: Final = (
     "server",
     "certificate-authority-data",
-    "insecure-skip-tls-verify",
+    wishes.SKIP_VERIFY,
     "tls-server-name",
     "proxy-url",
 )

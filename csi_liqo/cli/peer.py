@@ -78,6 +78,14 @@ def add(
             metavar="URL",
         ),
     ] = "",
+    unproven: Annotated[
+        bool,
+        typer.Option(
+            "--allow-insecure-skip-tls-verify",
+            help="Also if that kubeconfig has the provider's certificate not checked: whoever "
+            "answers at its address gets the token, and is believed.",
+        ),
+    ] = False,
     token_hours: Annotated[
         int, typer.Option(help="A token's life; it is renewed at half of it.", min=1)
     ] = 168,
@@ -96,7 +104,7 @@ def add(
     wish = _wish(
         name, provider_kubeconfig, server,
         cluster_id=cluster_id, namespaces=namespace or [], template=template,
-        grant=grant or [], classes=class_ or [], token_hours=token_hours,
+        grant=grant or [], classes=class_ or [], token_hours=token_hours, unproven=unproven,
     )  # fmt: skip
     made = asyncio.run(
         tools.add_peer(
@@ -204,6 +212,7 @@ def _wish(
     grant: list[str],
     classes: list[str],
     token_hours: int,
+    unproven: bool,
 ) -> wishes.Wish:
     from csi_liqo.app import tools
     from csi_liqo.service.tools import grants, wishes
@@ -224,6 +233,7 @@ def _wish(
         grants=wanted,
         classes=dict(_pair(item, "--class") for item in classes),
         token_seconds=token_hours * 3600,
+        unproven_allowed=unproven,
     )
 
 

@@ -48,6 +48,12 @@ def print_added(made: peering.Added) -> None:
         print(f"without {right.grant} in {right.where}: {right.cost}")
     if not any(right.grant == "claims" for right in made.rights):
         print("no namespace of the provider is lent yet: name one with --namespace")
+    if made.unproven:
+        print(
+            f"warning: {made.server} need not prove that it is {made.name} ({made.unproven}): "
+            "whoever answers there gets the token, and is believed",
+            file=sys.stderr,
+        )
     if "//127." in made.server or "//localhost" in made.server:
         print(
             f"note: pods cannot reach {made.server}; name the provider's address with --server",
@@ -66,6 +72,7 @@ def added_document(made: peering.Added) -> dict[str, object]:
         "name": made.name,
         "clusterID": made.cluster_id,
         "server": made.server,
+        "serverUnproven": made.unproven or None,
         "tokenExpires": output.time_text(made.token_expires_at),
         "written": list(made.written),
         "rights": [

@@ -51,7 +51,7 @@ def make_report(facts: Facts) -> Report:
     last = facts.contact.last
     told = _trouble(facts)
     connected = told is None
-    reason, message = told or ("Connected", "the provider answers, and all watches are alive")
+    reason, message = told or ("Connected", _well(facts))
     return Report(
         connected=connected,
         reason=reason,
@@ -59,6 +59,16 @@ def make_report(facts: Facts) -> Report:
         identity=facts.identity,
         gaps=tuple(_gaps(facts)) if facts.session is not None else (),
         last_contact=last.strftime("%Y-%m-%dT%H:%M:%SZ") if last else "",
+    )
+
+
+def _well(facts: Facts) -> str:
+    well = "the provider answers, and all watches are alive"
+    if facts.session is None or facts.session.lines.calls.proves_itself:
+        return well
+    return (
+        f"{well}; but its kubeconfig has no certificate checked (insecure-skip-tls-verify, or an "
+        "address that is not https), so whoever answers at its address is believed"
     )
 
 

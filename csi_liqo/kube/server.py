@@ -49,17 +49,27 @@ class Server:
                 return found
             query["continue"] = token
 
-    async def create(self, kind: ports.Kind, manifest: ports.Manifest) -> ports.Manifest:
+    async def create(
+        self, kind: ports.Kind, manifest: ports.Manifest, *, dry_run: bool = False
+    ) -> ports.Manifest:
         path = kind.path(manifest["metadata"].get("namespace", ""))
-        return _object(await self._calls.request("POST", path, body=manifest))
+        query = _dry(dry_run)
+        return _object(await self._calls.request("POST", path, query=query, body=manifest))
 
     async def merge(
-        self, kind: ports.Kind, name: str, namespace: str, patch: ports.Manifest
+        self,
+        kind: ports.Kind,
+        name: str,
+        namespace: str,
+        patch: ports.Manifest,
+        *,
+        dry_run: bool = False,
     ) -> ports.Manifest:
         return _object(
             await self._calls.request(
                 "PATCH",
                 kind.path(namespace, name),
+                query=_dry(dry_run),
                 body=patch,
                 content_type="application/merge-patch+json",
             )
@@ -174,6 +184,10 @@ async def connect(kubeconfig: str) -> AsyncIterator[Server]:
     """Speak to a server with the credential that a kubeconfig's text holds."""
     async with await api.Api.from_kubeconfig_text(kubeconfig) as calls:
         yield Server(calls)
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    return {"dryRun": "All"} if dry_run else {}
 
 
 def _object(answer: bytes) -> ports.Manifest:

@@ -127,27 +127,86 @@ async def test_what_belongs_to_somebody_else_is_left_alone(desk: conftest.Desk) 
     assert done.code == 1
     assert done.err.startswith("csi-liqo: Secret csi-liqo/peer-milan exists and was made by")
     assert done.err.count("\n") == 1
+    assert await everything_of_rome(desk) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["--cluster-id=rome"], 1, "rome is this cluster's own id"),
-        (["--namespace=a=csi-liqo-storage"], 1, "is kept for its own twins"),
-        (["--grant=everything"], 2, "--grant everything is unknown; known are"),
-        (["--class=x"], 2, "--class 'x' is not of the form a=b"),
-        (["--template=all"], 1, "must contain ${namespace}"),
+        (["--cluster-id=No_Id"], 1, "spec.clusterID"),
+        (["--namespace=a=csi-liqo-storage"], 1, "is kept for that cluster's own twins"),
+        (["--namespace=a=kube-system"], 1, "namespace kube-system of the provider belongs to"),
+        (["--namespace=kube-public"], 1, "namespace kube-public of the provider belongs to"),
+        (["--namespace=a", "--template=kube-${namespace}"], 1, "namespace kube-a of the provider"),
+        (["--namespace=a=csi-liqo-consumers"], 1, "accounts of its consumers; map a to another"),
+        (["--namespace=a=No_Name"], 2, "'No_Name' is no name of a namespace"),
+        (["--namespace=a", "--grant=everything"], 2, "--grant everything is unknown; known are"),
+        (["--namespace=a", "--class=x"], 2, "--class 'x' is not of the form a=b"),
+        (["--namespace=a", "--class=x=No_Class"], 1, "spec.classes"),
+        (["--namespace=a", "--template=all"], 1, "must contain ${namespace}"),
+        (["--namespace=a", "--server=milan:6443"], 2, "--server is no address of the form"),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-async def test_what_cannot_be_meant_is_refused_in_one_line(
+async def test_what_cannot_be_meant_is_refused_in_one_line_before_anything_is_written(
     desk: conftest.Desk, arguments: list[str], code: int, words: str
 ) -> None:
+    before = await everything_of_rome(desk), namespaces_of(desk)
+
     done = await desk.add(*arguments)
 
     assert done.code == code
     assert words in done.err
     assert done.err.startswith("csi-liqo: ")
+    assert (await everything_of_rome(desk), namespaces_of(desk)) == before
+
+
+def namespaces_of(desk: conftest.Desk) -> list[str]:
+    return fabric.kubectl(desk.milan, "get", "namespaces", "-o", "name").split()
+
+
+async def test_a_provider_that_need_not_prove_who_it_is_is_refused_or_told_of(
+    driver: fabric.Fabric, desk: conftest.Desk, tmp_path: pathlib.Path
+) -> None:
+    document = yaml.safe_load(desk.milan.kubeconfig.read_text())
+    cluster = document["clusters"][0]["cluster"]
+    del cluster["certificate-authority-data"]
+    cluster["insecure-skip-tls-verify"] = True
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(document))
+    add = ("peer", "add", "milan", f"--provider-kubeconfig={kubeconfig}", "--consumer-id=rome")
+    before = await desk.kubeconfig_of()
+
+    refused = await desk(*add)
+
+    assert refused.code == 1
+    assert "its kubeconfig says insecure-skip-tls-verify" in refused.err
+    assert "--allow-insecure-skip-tls-verify" in refused.err
+    assert await desk.kubeconfig_of() == before
+
+    allowed = await desk(*add, "--allow-insecure-skip-tls-verify")
+
+    assert allowed.code == 0, allowed.err
+    assert "need not prove that it is milan" in allowed.err
+    told = await control_planes.wait_until(
+        desk.consumer, fabric.REMOTE_CLUSTERS, "milan", is_unproven
+    )
+    assert fabric.is_ready(told)
+    found = (await desk("doctor", "-o", "json")).document
+    assert any("need not prove who it is" in item["finding"] for item in found)
+
+    again = await desk.add("-o", "json")  # with the good kubeconfig
+
+    assert again.document["serverUnproven"] is None
+    await control_planes.wait_until(
+        desk.consumer, fabric.REMOTE_CLUSTERS, "milan", lambda remote: not is_unproven(remote)
+    )
+
+
+def is_unproven(remote: fabric.Json | None) -> bool:
+    conditions = (remote or {})["status"]["conditions"]
+    return any("insecure-skip-tls-verify" in item["message"] for item in conditions)
 
 
 async def test_two_names_for_one_cluster_are_refused(desk: conftest.Desk) -> None:

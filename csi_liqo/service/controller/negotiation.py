@@ -14,6 +14,9 @@ _ACCESS_MODES: Final = {
     "RWOP": "ReadWriteOncePod",
 }
 
+_OF_KUBERNETES: Final = "kube-"
+"""Prefix of the namespaces that Kubernetes keeps for itself."""
+
 
 def map_namespace(spec: objects.RemoteClusterSpec, consumer_id: str, namespace: str) -> str:
     """Return the provider's namespace for one of ours; empty when none is mapped to it."""
@@ -30,8 +33,21 @@ def map_namespace(spec: objects.RemoteClusterSpec, consumer_id: str, namespace: 
 def maps_any(spec: objects.RemoteClusterSpec) -> bool:
     """Tell whether any namespace of ours can have a counterpart in a provider."""
     mapping = spec.namespace_mapping
-    targets = set(mapping.explicit.values()) - {"", names.DEFAULT_TWINS_NAMESPACE}
-    return bool(targets or mapping.template) or mapping.default == "SameName"
+    usable = any(target and not why_never(target) for target in mapping.explicit.values())
+    return usable or bool(mapping.template) or mapping.default == "SameName"
+
+
+def why_never(target: str) -> str:
+    """Say why a provider's namespace is never the target of a mapping; empty when it may be.
+
+    The schema of RemoteCluster refuses most of these. It cannot see what a template or the
+    same name leads to, and what Liqo maps it does not see at all.
+    """
+    if target == names.DEFAULT_TWINS_NAMESPACE:
+        return "is kept for that cluster's own twins"
+    if target.startswith(_OF_KUBERNETES):
+        return "belongs to that cluster's Kubernetes"
+    return ""
 
 
 def choose_namespace(
@@ -40,7 +56,7 @@ def choose_namespace(
     """Return the provider's namespace for one of ours.
 
     Raises:
-        errors.PlacementError: none is mapped to it, or one that holds others' twins.
+        errors.PlacementError: none is mapped to it, or one that is never a target.
     """
     target = map_namespace(spec, consumer_id, namespace)
     if not target:
@@ -49,10 +65,11 @@ def choose_namespace(
             f"{spec.how_to_map(namespace)}, or keep its pods away from that cluster with a node "
             f"selector on {names.CLUSTER_KEY}"
         )
-    if target == names.DEFAULT_TWINS_NAMESPACE:
+    refused = why_never(target)
+    if refused:
         raise errors.PlacementError(
-            f"namespace {namespace} is mapped to {target} of cluster {cluster.id}, which is kept "
-            "for that cluster's own twins; map it to another one"
+            f"namespace {namespace} is mapped to {target} of cluster {cluster.id}, which "
+            f"{refused}; map it to another one"
         )
     return target
 

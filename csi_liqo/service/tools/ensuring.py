@@ -9,13 +9,18 @@ from csi_liqo.service.tools import ports
 
 
 async def ensure(
-    server: ports.Server, kind: ports.Kind, manifest: ports.Manifest, *, mark: str
+    server: ports.Server,
+    kind: ports.Kind,
+    manifest: ports.Manifest,
+    *,
+    mark: str,
+    dry_run: bool = False,
 ) -> tuple[ports.Manifest, bool]:
     """Make an object be as described; returns it, and whether anything was written.
 
     ``mark`` is a label that the manifest carries: an object of that name whose label
     says otherwise belongs to somebody else. Fields that the manifest does not name
-    stay as they are.
+    stay as they are. A dry run writes nothing, and fails as the real one would.
 
     Raises:
         errors.PreconditionError: it belongs to somebody else.
@@ -25,23 +30,31 @@ async def ensure(
     metadata = manifest["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
     try:
-        return await server.create(kind, manifest), True
+        return await server.create(kind, manifest, dry_run=dry_run), True
     except errors.ApiAlreadyExistsError:
         found = await server.find(kind, name, namespace)
     if found is None:
         raise errors.OperationPendingError(f"{ports.named(manifest)} was just deleted; try again")
-    wanted = ports.labels_of(manifest).get(mark)
-    if ports.labels_of(found).get(mark) != wanted:
-        raise errors.PreconditionError(
-            f"{ports.named(found)} exists and was made by somebody else; delete it, or give it "
-            f"the label {mark}={wanted} if it may be used"
-        )
+    refuse_foreign(found, mark, ports.labels_of(manifest).get(mark, ""))
     if _covers(found, manifest):
         return found, False
     about = {"uid": found["metadata"]["uid"]}
     version = {"resourceVersion": found["metadata"]["resourceVersion"]}
     patch = {**manifest, "metadata": {**metadata, **about, **version}}
-    return await server.merge(kind, name, namespace, patch), True
+    return await server.merge(kind, name, namespace, patch, dry_run=dry_run), True
+
+
+def refuse_foreign(found: ports.Manifest, mark: str, wanted: str) -> None:
+    """Leave what somebody else made alone.
+
+    Raises:
+        errors.PreconditionError: names it, and the label that would allow it.
+    """
+    if ports.labels_of(found).get(mark) != wanted:
+        raise errors.PreconditionError(
+            f"{ports.named(found)} exists and was made by somebody else; delete it, or give it "
+            f"the label {mark}={wanted} if it may be used"
+        )
 
 
 async def remove(server: ports.Server, kind: ports.Kind, manifest: ports.Manifest) -> str:

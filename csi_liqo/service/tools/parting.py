@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from csi_liqo.model import errors, names, objects
-from csi_liqo.service.tools import ensuring, peering, ports, provider, virtual
+from csi_liqo.service.tools import ensuring, peer_secret, ports, provider, virtual
 
 FINALIZER_SECONDS: Final = 20.0
 """How long the controller may take to let a RemoteCluster go."""
@@ -122,7 +122,7 @@ class Parting:
         gone = [
             await ensuring.remove_marked(self._server, kind, what, names.DRIVER_NAMESPACE, labels)
             for kind, what in (
-                (ports.SECRETS, peering.secret_name(name)),
+                (ports.SECRETS, peer_secret.name_of(name)),
                 (ports.ROLE_BINDINGS, role),
                 (ports.ROLES, role),
             )

@@ -7,26 +7,25 @@ last the RemoteCluster that makes the controller use both.
 
 from __future__ import annotations
 
-import base64
 import time
 from dataclasses import dataclass
 from typing import Any, Final
 
 from csi_liqo.model import credentials, errors, names
-from csi_liqo.service.tools import ensuring, grants, ports, provider, wishes
-
-KUBECONFIG_KEY: Final = "kubeconfig"
-CONTROLLERS: Final = ("csi-liqo-controller", "csi-liqo-controller-attach")
-"""The service accounts of the two installations that may share a peering."""
+from csi_liqo.service.tools import ensuring, grants, peer_secret, ports, provider, wishes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """What a peering is after it was added; ``written`` is empty when it was so before."""
+    """What a peering is after it was added; ``written`` is empty when it was so before.
+
+    ``unproven`` says why its server need not prove who it is, empty when it must.
+    """
 
     name: str
     cluster_id: str
     server: str
+    unproven: str
     token_expires_at: float
     written: tuple[str, ...]
     rights: tuple[provider.Checked, ...]
@@ -54,32 +53,28 @@ class Peering:
         """Make a peering be as asked for. What it had before and is not asked for stays.
 
         Raises:
-            errors.PreconditionError: something of another owner is in the way.
+            errors.InvalidRequestError: a name that is asked for is none.
+            errors.PreconditionError: something of another owner is in the way; or what is
+                asked for is never granted. Nothing was written then.
             errors.ApiError: one of the two API servers refused, or did not answer.
         """
+        wishes.refuse_unfit(wish)
         known = await self._known(wish)
         lender = provider.Provider(remote, self._id)
         cluster_id = wish.cluster_id or wishes.id_of(known) or await lender.liqo_id() or wish.name
         await self._refuse_twice(wish.name, cluster_id, known)
         mapping = wishes.merge_mapping(known, wish)
+        targets = wishes.targets_of(mapping, wish, self._id)
+        manifest = self._forge(wish, known, cluster_id, mapping)
+        # Whatever its schema refuses is refused before the first right is given.
+        await self._ensure_cluster(manifest, dry_run=True)
         had, had_in = await lender.granted()
-        namespaces = had_in | wishes.targets_of(mapping, wish, self._id)
+        namespaces = had_in | targets
         wanted = [g for g in grants.ALL if not g.optional or g.name in {*had, *wish.grants}]
         await lender.admit()
         await lender.grant(wanted, sorted(namespaces))
         kubeconfig, written = await self._credential(wish, lender)
-        spec: dict[str, Any] = {
-            "clusterID": cluster_id,
-            "kubeconfigSecretRef": _reference(wish.name),
-            "namespaceMapping": mapping,
-        }
-        classes = wishes.merge_classes(known, wish.classes)
-        if classes:
-            spec["classes"] = classes
-        manifest = {"metadata": self._named(wish.name), "spec": spec}
-        made, fresh = await ensuring.ensure(
-            self._server, ports.REMOTE_CLUSTERS, manifest, mark=names.CONSUMER_LABEL
-        )
+        made, fresh = await self._ensure_cluster(manifest)
         token = credentials.token_of(kubeconfig)
         assert token is not None
         await lender.revoke_others(token.secret)
@@ -93,9 +88,38 @@ class Peering:
             name=wish.name,
             cluster_id=cluster_id,
             server=credentials.server_of(kubeconfig),
+            unproven=wishes.why_unproven(wish.reach),
             token_expires_at=token.expires_at,
             written=(*lender.written, *written, *([ports.named(made)] if fresh else [])),
             rights=tuple(rights),
+        )
+
+    def _forge(
+        self,
+        wish: wishes.Wish,
+        known: ports.Manifest | None,
+        cluster_id: str,
+        mapping: dict[str, Any],
+    ) -> ports.Manifest:
+        spec: dict[str, Any] = {
+            "clusterID": cluster_id,
+            "kubeconfigSecretRef": peer_secret.reference(wish.name),
+            "namespaceMapping": mapping,
+        }
+        classes = wishes.merge_classes(known, wish.classes)
+        if classes:
+            spec["classes"] = classes
+        return {"metadata": self._named(wish.name), "spec": spec}
+
+    async def _ensure_cluster(
+        self, manifest: ports.Manifest, *, dry_run: bool = False
+    ) -> tuple[ports.Manifest, bool]:
+        return await ensuring.ensure(
+            self._server,
+            ports.REMOTE_CLUSTERS,
+            manifest,
+            mark=names.CONSUMER_LABEL,
+            dry_run=dry_run,
         )
 
     async def rotate(self, name: str, remote: ports.Server | None) -> Rotated:
@@ -108,13 +132,14 @@ class Peering:
             errors.PreconditionError: `add` did not make this peering.
             errors.ApiError: one of the two API servers refused, or did not answer.
         """
-        secret = await self._server.find(ports.SECRETS, secret_name(name), names.DRIVER_NAMESPACE)
-        old = _kubeconfig_in(secret)
+        what, where = peer_secret.name_of(name), names.DRIVER_NAMESPACE
+        secret = await self._server.find(ports.SECRETS, what, where)
+        old = peer_secret.kubeconfig_in(secret)
         token = credentials.token_of(old) if old else None
         if secret is None or token is None:
             raise errors.PreconditionError(
-                f"peer {name} has no Secret {names.DRIVER_NAMESPACE}/{secret_name(name)} with a "
-                "token in it; run csi-liqo peer add again"
+                f"peer {name} has no Secret {where}/{what} with a token in it; run csi-liqo peer "
+                "add again"
             )
         seconds = max(int(token.lifetime_seconds), _SHORTEST_SECONDS)
         if remote is None:
@@ -122,10 +147,9 @@ class Peering:
                 fresh = await renew(account, token, seconds)
         else:
             fresh = await provider.Provider(remote, self._id).issue(seconds)
-        data = _encoded(credentials.with_token(old, fresh))
-        await self._server.merge(
-            ports.SECRETS, secret_name(name), names.DRIVER_NAMESPACE, _data_patch(secret, data)
-        )
+        data = peer_secret.encoded(credentials.with_token(old, fresh))
+        patch = peer_secret.forge_patch(secret, data)
+        await self._server.merge(ports.SECRETS, what, where, patch)
         new = credentials.read_token(fresh)
         assert new is not None
         if remote is not None:
@@ -145,6 +169,9 @@ class Peering:
                 f"namespace {driver} does not exist here; install the driver first "
                 "(kubectl apply -k deploy)"
             )
+        secret = await self._server.find(ports.SECRETS, peer_secret.name_of(wish.name), driver)
+        if secret is not None:
+            ensuring.refuse_foreign(secret, names.CONSUMER_LABEL, self._id)
         return await self._server.find(ports.REMOTE_CLUSTERS, wish.name)
 
     async def _refuse_twice(self, name: str, cluster_id: str, known: ports.Manifest | None) -> None:
@@ -177,8 +204,8 @@ class Peering:
     ) -> tuple[str, list[str]]:
         """Return a kubeconfig that works, and what had to be written for it."""
         where = names.DRIVER_NAMESPACE
-        secret = await self._server.find(ports.SECRETS, secret_name(wish.name), where)
-        text = _kubeconfig_in(secret)
+        secret = await self._server.find(ports.SECRETS, peer_secret.name_of(wish.name), where)
+        text = peer_secret.kubeconfig_in(secret)
         if not await self._usable(text, wish, lender):
             text = credentials.forge_kubeconfig(
                 wish.reach,
@@ -186,12 +213,12 @@ class Peering:
                 user=self._id,
                 token=await lender.issue(wish.token_seconds),
             )
-        metadata = self._named(secret_name(wish.name), namespace=where)
+        metadata = self._named(peer_secret.name_of(wish.name), namespace=where)
         metadata["labels"] |= {names.RENEW_LABEL: "true"}
         written = []
         for kind, manifest in (
-            (ports.SECRETS, {"metadata": metadata, "data": _encoded(text)}),
-            *self._renewal_rights(wish.name),
+            (ports.SECRETS, {"metadata": metadata, "data": peer_secret.encoded(text)}),
+            *peer_secret.renewal_rights(wish.name, ensuring.marks(self._id)),
         ):
             made, fresh = await ensuring.ensure(
                 self._server, kind, manifest, mark=names.CONSUMER_LABEL
@@ -208,26 +235,6 @@ class Peering:
             and credentials.cluster_of(text) == wish.reach
             and await lender.accepts(token)
         )
-
-    def _renewal_rights(self, name: str) -> list[tuple[ports.Kind, ports.Manifest]]:
-        """The controller may write this one Secret, to put the next token into it."""
-        about = self._named(f"csi-liqo-renew-{name}", namespace=names.DRIVER_NAMESPACE)
-        rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["patch"]}
-        accounts = [(names.DRIVER_NAMESPACE, account) for account in CONTROLLERS]
-        return [
-            (
-                ports.ROLES,
-                {"metadata": about, "rules": [rule | {"resourceNames": [secret_name(name)]}]},
-            ),
-            (
-                ports.ROLE_BINDINGS,
-                {
-                    "metadata": about,
-                    "roleRef": {"apiGroup": ports.RBAC, "kind": "Role", "name": about["name"]},
-                    "subjects": ports.subjects(*accounts),
-                },
-            ),
-        ]
 
     async def _remember(self, cluster_id: str) -> None:
         """Volumes that were forgotten with this cluster are within reach again."""
@@ -248,36 +255,6 @@ async def renew(account: ports.Server, token: credentials.Token, seconds: int) -
     about = {"name": token.secret, "uid": token.secret_uid}
     secret = {"metadata": about} if token.secret else None
     return await account.issue_token(token.namespace, token.account, secret=secret, seconds=seconds)
-
-
-def secret_name(peer: str) -> str:
-    """Return the name of the Secret with a peering's kubeconfig."""
-    return f"peer-{peer}"
-
-
-def _reference(peer: str) -> dict[str, str]:
-    return {
-        "namespace": names.DRIVER_NAMESPACE,
-        "name": secret_name(peer),
-        "key": KUBECONFIG_KEY,
-    }
-
-
-def _kubeconfig_in(secret: ports.Manifest | None) -> str:
-    encoded = ((secret or {}).get("data") or {}).get(KUBECONFIG_KEY, "")
-    return base64.b64decode(encoded).decode(errors="replace")
-
-
-def _encoded(kubeconfig: str) -> dict[str, str]:
-    return {KUBECONFIG_KEY: base64.b64encode(kubeconfig.encode()).decode()}
-
-
-def _data_patch(secret: ports.Manifest, data: dict[str, str]) -> ports.Manifest:
-    about = secret["metadata"]
-    return {
-        "metadata": {"uid": about["uid"], "resourceVersion": about["resourceVersion"]},
-        "data": data,
-    }
 
 
 def _annotate(thing: ports.Manifest, key: str, value: str | None) -> ports.Manifest:

@@ -62,11 +62,13 @@ class Server(Protocol):
     async def list(self, kind: Kind, namespace: str = "", *, labels: str = "") -> list[Manifest]:
         """Return all objects of a kind, or those of a namespace or label selector."""
 
-    async def create(self, kind: Kind, manifest: Manifest) -> Manifest:
-        """Create an object and return it as stored."""
+    async def create(self, kind: Kind, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Create an object and return it as stored; a dry run only checks that it could be."""
 
-    async def merge(self, kind: Kind, name: str, namespace: str, patch: Manifest) -> Manifest:
-        """Merge into an object: lists are replaced, None removes."""
+    async def merge(
+        self, kind: Kind, name: str, namespace: str, patch: Manifest, *, dry_run: bool = False
+    ) -> Manifest:
+        """Merge into an object: lists are replaced, None removes. As for a dry run, see above."""
 
     async def delete(self, kind: Kind, name: str, namespace: str, *, uid: str) -> None:
         """Ask for the deletion of exactly this object; its absence is success."""
