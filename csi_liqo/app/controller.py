@@ -20,7 +20,7 @@ from csi_liqo.app import (
     twin_metrics,
 )
 from csi_liqo.kube import api, connection, leases, providers
-from csi_liqo.model import controller_settings, objects
+from csi_liqo.model import controller_settings, names, objects
 from csi_liqo.rpc import controller as rpc_controller
 from csi_liqo.rpc import identity, interceptors, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
@@ -136,7 +136,7 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
         election = leases.Election(
             await stack.enter_async_context(await _connect(settings)),
             namespace=settings.namespace,
-            name=f"{settings.driver_name}-controller",
+            name=f"{settings.driver_name}{names.LEASE_SUFFIX}",
             identity=settings.replica,
         )
         controller = Controller(settings, calls, watches, election)
