@@ -91,6 +91,7 @@ class Reconciling:
                 known.sources,
                 remote.report,
                 driver,
+                (settings.namespace, settings.service_account),
             ).reconcile,
         )
         self._teardown = teardown.Teardown(

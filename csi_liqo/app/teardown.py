@@ -29,7 +29,7 @@ class Teardown:
     ) -> None:
         """``namespaces_of``: which of a provider's namespaces may hold twins."""
         self._volumes = volumes
-        self._facts = (settings.twins_namespace, settings.fence_config_map)
+        self._facts = (settings.twins_namespace, settings.homes_config_map)
         self._counted = teardown.TeardownFacts(
             *(volumes, collection.Collection(calls, watches, resources.CONFIG_MAPS)),
             cluster_id=settings.cluster_id,

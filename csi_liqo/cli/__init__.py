@@ -80,6 +80,13 @@ def controller(
         str,
         typer.Option(envvar=_env("namespace", "NAMESPACE"), help="The driver's own namespace."),
     ] = names.DRIVER_NAMESPACE,
+    service_account: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("service-account", "SERVICE_ACCOUNT"),
+            help="What the controller acts as, for commands that grant it something.",
+        ),
+    ] = names.CONTROLLER_ACCOUNT,
     replica: Annotated[
         str | None,
         typer.Option(
@@ -116,9 +123,16 @@ def controller(
         str,
         typer.Option(
             envvar=_env("fence-config-map"),
-            help="The ConfigMap beside the twins that tells admission policies of volumes.",
+            help="The ConfigMap beside the twins that says whether there are any.",
         ),
     ] = names.FENCE_CONFIG_MAP,
+    homes_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("homes-config-map"),
+            help="The one that says where this installation's volumes have their homes.",
+        ),
+    ] = names.HOMES_CONFIG_MAP,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -161,6 +175,8 @@ def controller(
         remote_clusters=remote_clusters,
         real_drivers_config_map=real_drivers_config_map,
         fence_config_map=fence_config_map,
+        homes_config_map=homes_config_map,
+        service_account=service_account,
         orphan_grace_seconds=orphan_grace_seconds,
         shared_marks=labelling.Rules.parse(allow=metadata_allow, deny=metadata_deny),
         allowed_exec_plugins=tuple(path for path in allowed_exec_plugins.split(",") if path),

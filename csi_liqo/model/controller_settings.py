@@ -47,7 +47,10 @@ class ControllerSettings:
     ``kubeconfig`` None means this pod's service account. ``namespace`` is the driver's own,
     ``twins_namespace`` where local twins live. ``real_drivers_config_map`` is the ConfigMap
     that tells the node plugins which CSI drivers are behind the virtual classes,
-    ``fence_config_map`` the one among the twins that tells admission policies of volumes.
+    ``fence_config_map`` the one among the twins, for all installations, that tells the fence
+    around them whether there are any, ``homes_config_map`` the one, of this installation, that
+    tells admission policies where its volumes have their homes. ``service_account`` is the
+    one in ``namespace`` that this process acts as.
     ``replica`` tells this process from the other replicas, and is the same again after a
     restart of its container: the pod's name. ``orphan_grace_seconds``: how long a twin that
     was never handed over is left alone. ``shared_marks``: which labels and annotations a
@@ -61,6 +64,8 @@ class ControllerSettings:
     namespace: str = names.DRIVER_NAMESPACE
     twins_namespace: str = names.DEFAULT_TWINS_NAMESPACE
     fence_config_map: str = names.FENCE_CONFIG_MAP
+    homes_config_map: str = names.HOMES_CONFIG_MAP
+    service_account: str = names.CONTROLLER_ACCOUNT
     replica: str = field(default_factory=own_name)
     kubeconfig: pathlib.Path | None = None
     attach: bool = False

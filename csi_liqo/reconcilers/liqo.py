@@ -45,12 +45,15 @@ class LiqoProviders:
         described: Described,
         report_of: Callable[[str], remote_clusters.Report | None],
         driver: str,
+        account: tuple[str, str],
     ) -> None:
+        """``account``: namespace and name of the service account that reads the kubeconfigs."""
         self._nodes = nodes
         self._events = events
         self._described = described
         self._report_of = report_of
         self._driver = driver
+        self._account = account
         self._told: dict[str, tuple[str, str, float]] = {}
         """What was last said on a Node, by its uid: reason, message and when, in seconds."""
 
@@ -89,7 +92,7 @@ class LiqoProviders:
             )
         what = f"storage of cluster {remote.spec.cluster_id}: {report.message}"
         if report.reason == KUBECONFIG_FORBIDDEN:
-            what += f"; {_how_to_grant(remote.spec.kubeconfig_secret_ref)}"
+            what += f"; {_how_to_grant(remote.spec.kubeconfig_secret_ref, *self._account)}"
         return ("Normal" if report.connected else "Warning", report.reason, what)
 
     async def _say(self, node: objects.Node, kind: str, reason: str, message: str) -> float | None:
@@ -113,13 +116,16 @@ class LiqoProviders:
             await self._nodes.patch("", node.name, patch)
 
 
-def _how_to_grant(secret: objects.SecretReference) -> str:
-    """Return the commands that let the driver read one peering's kubeconfig."""
-    create = f"kubectl -n {secret.namespace} create"
+def _how_to_grant(secret: objects.SecretReference, namespace: str, account: str) -> str:
+    """Return the commands that let one installation read one peering's kubeconfig.
+
+    Each has names of its own: the other installation may have been granted it before.
+    """
+    create, name = f"kubectl -n {secret.namespace} create", f"{account}-kubeconfig"
     return (
-        f"{create} role csi-liqo-kubeconfig --verb=list,watch --resource=secrets "
-        f"--resource-name={secret.name} && {create} rolebinding csi-liqo-kubeconfig "
-        "--role=csi-liqo-kubeconfig --serviceaccount=csi-liqo:csi-liqo-controller"
+        f"{create} role {name} --verb=list,watch --resource=secrets "
+        f"--resource-name={secret.name} && {create} rolebinding {name} "
+        f"--role={name} --serviceaccount={namespace}:{account}"
     )
 
 

@@ -65,3 +65,13 @@ async def driver(
     """The driver as it is deployed, without any fault."""
     async with fabric.running(*prepared, tmp_path, namespace) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def both(
+    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+) -> control_plane.ControlPlane:
+    """The consumer with both installations side by side; none of them runs."""
+    rome = prepared[0]
+    fabric.kubectl(rome, "apply", "-k", str(fabric.ROOT / "deploy/attach"))
+    return rome

@@ -74,7 +74,7 @@ def kubectl(plane: control_plane.ControlPlane, *arguments: str, text: str = "") 
 def prepare_consumer(rome: control_plane.ControlPlane, cluster_id: str = "rome") -> None:
     """Install the driver's manifests, real classes and two nodes with the driver on them."""
     nodes = [f"{cluster_id}-1", f"{cluster_id}-2"]
-    kubectl(rome, "apply", "-k", str(ROOT / "deploy/base"))
+    kubectl(rome, "apply", "-k", str(ROOT / "deploy"))
     kubectl(rome, "wait", "--for=condition=Established", "crd/remoteclusters.csi.liqo.io")
     kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([
         *real_classes(),
@@ -493,7 +493,7 @@ async def running(
         user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
         more += ["--attach", f"--driver-name={name}"]
         more += ["--real-drivers-config-map=csi-liqo-real-drivers-attach"]
-        more += ["--fence-config-map=csi-liqo-fence-attach"]
+        more += ["--homes-config-map=csi-liqo-homes-attach"]
         _install_attaching(rome, name)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)

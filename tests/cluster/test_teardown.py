@@ -16,7 +16,7 @@ from tests.cluster import fabric, liqo_fabric
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 FACTS = "/api/v1/namespaces/csi-liqo-storage/configmaps"
-NAME = "csi-liqo-fence"
+NAME = "csi-liqo-homes"
 OVERRIDE = "csi.liqo.io/fence=open"
 LENT = "/api/v1/namespaces/{}/configmaps"
 
