@@ -19,6 +19,7 @@ from tests.cluster import fabric
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 NODE_USER = "system:serviceaccount:csi-liqo:csi-liqo-node"
+ATTACHING_USER = f"{fabric.CONTROLLER_USER}-attach"
 SECRET = {"name": "milan"}
 
 
@@ -142,8 +143,26 @@ CONTROLLER_RIGHTS = [
     ("patch", "events", "default", True),
     ("delete", "events", "default", False),
     ("list", "events", "default", False),
+    ("list", "nodes", "", True),
     ("patch", "nodes", "", True),
+    ("get", "nodes", "", False),
+    ("update", "nodes", "", False),
     ("delete", "nodes", "", False),
+    ("get", "persistentvolumes", "", True),
+    ("create", "persistentvolumes", "", True),
+    ("patch", "persistentvolumes", "", True),
+    ("delete", "persistentvolumes", "", True),
+    ("update", "persistentvolumes", "", False),
+    ("patch", "persistentvolumes/status", "", False),
+    ("deletecollection", "persistentvolumes", "", False),
+    ("watch", "storageclasses.storage.k8s.io", "", True),
+    ("get", "storageclasses.storage.k8s.io", "", False),
+    ("create", "storageclasses.storage.k8s.io", "", False),
+    ("watch", "csidrivers.storage.k8s.io", "", True),
+    ("get", "csidrivers.storage.k8s.io", "", False),
+    ("patch", "csidrivers.storage.k8s.io", "", False),
+    ("watch", "remoteclusters.csi.liqo.io", "", True),
+    ("get", "remoteclusters.csi.liqo.io", "", False),
     ("create", "csinodes.storage.k8s.io", "", True),
     ("patch", "remoteclusters.csi.liqo.io/status", "", True),
     ("create", "remoteclusters.csi.liqo.io", "", False),
@@ -174,9 +193,41 @@ CONTROLLER_RIGHTS = [
 
 @pytest.mark.parametrize(("verb", "kind", "namespace", "granted"), CONTROLLER_RIGHTS)
 def test_the_controller_may_do_this_and_no_more(
-    prepared: Planes, verb: str, kind: str, namespace: str, *, granted: bool
+    both: control_plane.ControlPlane,
+    user: str,
+    verb: str,
+    kind: str,
+    namespace: str,
+    *,
+    granted: bool,
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, ATTACHING_USER])
 ) -> None:
-    assert can(prepared[0], fabric.CONTROLLER_USER, verb, kind, namespace) is granted
+    assert can(both, user, verb, kind, namespace) is granted
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind", "granted"),
+    [
+        ("get", "volumeattachments", True),
+        ("list", "volumeattachments", True),
+        ("watch", "volumeattachments", True),
+        ("create", "volumeattachments", True),
+        ("patch", "volumeattachments", True),
+        ("delete", "volumeattachments", True),
+        ("update", "volumeattachments", False),
+        ("deletecollection", "volumeattachments", False),
+        ("patch", "volumeattachments/status", True),
+        ("update", "volumeattachments/status", False),
+    ],
+)
+def test_only_the_controller_that_attaches_may_touch_attachments(
+    both: control_plane.ControlPlane, verb: str, kind: str, *, granted: bool
+) -> None:
+    name, _, subresource = kind.partition("/")
+    kind = f"{name}.storage.k8s.io/{subresource}" if subresource else f"{name}.storage.k8s.io"
+
+    assert can(both, ATTACHING_USER, verb, kind, "") is granted
+    assert not can(both, fabric.CONTROLLER_USER, verb, kind, "")
 
 
 @pytest.mark.parametrize(
@@ -186,23 +237,41 @@ def test_the_controller_may_do_this_and_no_more(
         ("patch", "csi-liqo", "csi-liqo", False),
         ("get", "csi-liqo", "csi-liqo-real-drivers", False),
         ("delete", "csi-liqo", "csi-liqo-real-drivers", False),
-        ("patch", "csi-liqo-storage", "csi-liqo-fence", True),
+        ("patch", "csi-liqo-storage", "csi-liqo-homes", True),
         ("patch", "csi-liqo-storage", "kube-root-ca.crt", False),
-        ("get", "csi-liqo-storage", "csi-liqo-fence", False),
-        ("create", "csi-liqo-storage", "csi-liqo-fence", False),
+        ("get", "csi-liqo-storage", "csi-liqo-homes", False),
+        ("create", "csi-liqo-storage", "csi-liqo-homes", False),
     ],
 )
-def test_the_controller_writes_one_config_map_of_a_namespace(
-    prepared: Planes, verb: str, namespace: str, name: str, *, granted: bool
+def test_each_controller_writes_config_maps_of_its_own(
+    both: control_plane.ControlPlane, verb: str, namespace: str, name: str, *, granted: bool
 ) -> None:
-    user = fabric.CONTROLLER_USER
-    assert can(prepared[0], user, verb, "configmaps", namespace, name) is granted
+    for user, own in ((fabric.CONTROLLER_USER, name), (ATTACHING_USER, f"{name}-attach")):
+        assert can(both, user, verb, "configmaps", namespace, own) is granted
+    for user, other in ((fabric.CONTROLLER_USER, f"{name}-attach"), (ATTACHING_USER, name)):
+        assert not can(both, user, verb, "configmaps", namespace, other)
 
 
-@pytest.mark.parametrize("kind", ["nodes", "pods", "secrets", "persistentvolumeclaims"])
+@pytest.mark.parametrize(
+    ("verb", "granted"), [("patch", True), ("get", False), ("create", False), ("delete", False)]
+)
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, ATTACHING_USER])
+def test_both_controllers_write_what_the_fence_knows(
+    both: control_plane.ControlPlane, user: str, verb: str, *, granted: bool
+) -> None:
+    assert can(both, user, verb, "configmaps", fabric.TWINS, "csi-liqo-fence") is granted
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["nodes", "pods", "secrets", "persistentvolumeclaims", "volumeattachments.storage.k8s.io"],
+)
 @pytest.mark.parametrize("verb", ["get", "list", "patch"])
-def test_the_node_role_may_do_nothing(prepared: Planes, verb: str, kind: str) -> None:
-    assert not can(prepared[0], NODE_USER, verb, kind, "csi-liqo")
+@pytest.mark.parametrize("user", [NODE_USER, f"{NODE_USER}-attach"])
+def test_the_node_role_may_do_nothing(
+    both: control_plane.ControlPlane, user: str, verb: str, kind: str
+) -> None:
+    assert not can(both, user, verb, kind, "csi-liqo")
 
 
 def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> None:
@@ -214,12 +283,27 @@ def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> Non
 
 def test_a_consumer_may_not_repair_without_its_own_grant(prepared: Planes) -> None:
     assert can(prepared[1], fabric.CONSUMER_USER, "list", "persistentvolumes", "")
+def test_a_consumer_lists_classes_and_gets_none_by_itself(prepared: Planes) -> None:
+    assert can(prepared[1], fabric.CONSUMER_USER, "watch", "storageclasses.storage.k8s.io", "")
+    assert not can(prepared[1], fabric.CONSUMER_USER, "get", "storageclasses.storage.k8s.io", "")
+
+
     assert not can(prepared[1], fabric.CONSUMER_USER, "patch", "persistentvolumes", "")
 
 
-@pytest.mark.parametrize("owner", ["deployment/csi-liqo-controller", "daemonset/csi-liqo-node"])
-def test_nothing_of_the_driver_runs_on_a_virtual_node(prepared: Planes, owner: str) -> None:
-    found = json.loads(fabric.kubectl(prepared[0], "-n", "csi-liqo", "get", owner, "-o", "json"))
+WORKLOADS = [
+    "deployment/csi-liqo-controller",
+    "daemonset/csi-liqo-node",
+    "deployment/csi-liqo-controller-attach",
+    "daemonset/csi-liqo-node-attach",
+]
+
+
+@pytest.mark.parametrize("owner", WORKLOADS)
+def test_nothing_of_the_driver_runs_on_a_virtual_node(
+    both: control_plane.ControlPlane, owner: str
+) -> None:
+    found = json.loads(fabric.kubectl(both, "-n", "csi-liqo", "get", owner, "-o", "json"))
 
     node_affinity = found["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
     required = node_affinity["requiredDuringSchedulingIgnoredDuringExecution"]

@@ -72,8 +72,6 @@ class Grant:
                     )
 
 
-_READ: Final = ("get", "list", "watch")
-
 CLAIMS: Final = Grant(
     name="claims",
     rules=(
@@ -98,7 +96,7 @@ IDENTITY: Final = Grant(
 )
 OFFERED_CLASSES: Final = Grant(
     name="offered-classes",
-    rules=(Rule(group="storage.k8s.io", resource="storageclasses", verbs=_READ),),
+    rules=(Rule(group="storage.k8s.io", resource="storageclasses", verbs=("list", "watch")),),
     everywhere=True,
     optional=True,
     purpose="read which classes are offered",
@@ -106,7 +104,7 @@ OFFERED_CLASSES: Final = Grant(
 )
 VOLUMES: Final = Grant(
     name="volumes",
-    rules=(Rule(group="", resource="persistentvolumes", verbs=_READ),),
+    rules=(Rule(group="", resource="persistentvolumes", verbs=("get", "list", "watch")),),
     everywhere=True,
     optional=True,
     purpose="wait until a deleted real volume is gone",
