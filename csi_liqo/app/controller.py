@@ -163,11 +163,11 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
         guard = interceptors.ErrorsToStatus(counted.observe)
         path = server.path_of(settings.csi_endpoint)
         alive = health.Health(path)
-        for address, name, page in (
-            (settings.metrics_address, "/metrics", counted.page),
-            (settings.health_address, "/healthz", alive.page),
+        for address, pages in (
+            (settings.metrics_address, {"/metrics": counted.page}),
+            (settings.health_address, {"/healthz": alive.page, "/readyz": alive.ready_page}),
         ):
-            await stack.enter_async_context(http.serving(address, {name: page}))
+            await stack.enter_async_context(http.serving(address, pages))
         await stack.enter_async_context(server.serving(path, services, interceptors=[guard]))
         logger.info("serving cluster %s on %s", settings.cluster_id, path)
         await stopping.run_until(stop, controller.run())
