@@ -41,6 +41,17 @@ CLUSTER_KEY: Final = "topology.csi.liqo.io/cluster"
 NODE_KEY: Final = "topology.csi.liqo.io/node"
 
 CONTROLLER_USER: Final = "system:serviceaccount:csi-liqo:csi-liqo-controller"
+ATTACHING_USER: Final = f"{CONTROLLER_USER}-attach"
+ATTACHING_DRIVER: Final = "csi.liqo.io-attach"
+ATTACHING_ARGUMENTS: Final = (
+    "--attach",
+    f"--driver-name={ATTACHING_DRIVER}",
+    "--real-drivers-config-map=csi-liqo-real-drivers-attach",
+    "--homes-config-map=csi-liqo-homes-attach",
+    "--service-account=csi-liqo-controller-attach",
+)
+"""What deploy/attach tells the controller beyond the base; the last by its environment."""
+
 CONSUMER_USERS: Final = "system:serviceaccount:csi-liqo-consumers"
 CONSUMER_USER: Final = f"{CONSUMER_USERS}:rome"
 
@@ -100,14 +111,15 @@ def _make_ready(rome: control_plane.ControlPlane, name: str) -> None:
     kubectl(rome, "patch", "node", name, "--subresource=status", f"--patch={patch}")
 
 
-def _install_attaching(rome: control_plane.ControlPlane, name: str) -> None:
+def install_attaching(rome: control_plane.ControlPlane) -> None:
     """Install the other mode of the driver, and enter it for the real nodes as kubelet would."""
     kubectl(rome, "apply", "-k", str(ROOT / "deploy/attach"))
     for node_name in ("rome-1", "rome-2"):
         known = json.loads(kubectl(rome, "get", "csinode", node_name, "--output=json"))
-        drivers = [entry for entry in known["spec"]["drivers"] if entry["name"] != name]
+        drivers = [entry for entry in known["spec"]["drivers"] if entry["name"] != ATTACHING_DRIVER]
         keys = [CLUSTER_KEY, NODE_KEY]
-        drivers.append({"name": name, "nodeID": node_name, "topologyKeys": keys})
+        entry = {"name": ATTACHING_DRIVER, "nodeID": node_name, "topologyKeys": keys}
+        drivers.append(entry)
         patch = json.dumps({"spec": {"drivers": drivers}})
         kubectl(rome, "patch", "csinode", node_name, "--type=merge", f"--patch={patch}")
 
@@ -490,11 +502,9 @@ async def running(
     user, name = CONTROLLER_USER, "csi.liqo.io"
     more = [f"--orphan-grace-seconds={orphan_grace_seconds}", f"--cluster-id={cluster_id}"]
     if attach:
-        user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
-        more += ["--attach", f"--driver-name={name}"]
-        more += ["--real-drivers-config-map=csi-liqo-real-drivers-attach"]
-        more += ["--homes-config-map=csi-liqo-homes-attach"]
-        _install_attaching(rome, name)
+        user, name = ATTACHING_USER, ATTACHING_DRIVER
+        more += ATTACHING_ARGUMENTS
+        install_attaching(rome)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)
     # A pod keeps its name when a container of it starts anew, and so its lease.

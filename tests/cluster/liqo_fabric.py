@@ -178,13 +178,28 @@ def lend(milan: control_plane.ControlPlane, namespace: str) -> None:
 
 def grant_kubeconfig(rome: control_plane.ControlPlane, namespace: str) -> None:
     """Let the driver read the kubeconfig of one peering, with the commands of docs/liqo.md."""
+    name = "csi-liqo-controller-kubeconfig"
     account = "--serviceaccount=csi-liqo:csi-liqo-controller"
     for command in (
         ("role", "--verb=list,watch", "--resource=secrets", f"--resource-name={SECRET}"),
-        ("rolebinding", "--role=csi-liqo-kubeconfig", account),
+        ("rolebinding", f"--role={name}", account),
     ):
         kind, *more = command
-        fabric.kubectl(rome, "-n", namespace, "create", kind, "csi-liqo-kubeconfig", *more)
+        fabric.kubectl(rome, "-n", namespace, "create", kind, name, *more)
+
+
+def install_attaching(rome: control_plane.ControlPlane) -> None:
+    """Have the installation that attaches know of Liqo, with the command of docs/liqo.md."""
+    fabric.install_attaching(rome)
+    role = "csi-liqo-beside-liqo"
+    account = "--serviceaccount=csi-liqo:csi-liqo-controller-attach"
+    command = ("create", "clusterrolebinding", f"{role}-attach", f"--clusterrole={role}", account)
+    fabric.kubectl(rome, *command)
+
+
+def remove_attaching(rome: control_plane.ControlPlane) -> None:
+    """Take back what the installation that attaches may do beside Liqo."""
+    fabric.kubectl(rome, "delete", "clusterrolebinding", "csi-liqo-beside-liqo-attach")
 
 
 @dataclasses.dataclass
@@ -205,6 +220,7 @@ async def running(
     kubeconfig: str = "",
     granted: bool = True,
     peered: bool = True,
+    attach: bool = False,
 ) -> AsyncIterator[Beside]:
     """Run controller and sidecar with what Liqo describes, for one test."""
     rome, milan = planes
@@ -215,7 +231,7 @@ async def running(
     lend(milan, remote_namespace)
     if granted:
         grant_kubeconfig(rome, tenant_namespace)
-    processes = make_processes(rome, directory, source)
+    processes = make_processes(rome, directory, source, attach=attach)
     controller, sidecar = processes
     async with (
         await api.Api.of(rome.kubeconfig) as consumer,
@@ -225,7 +241,8 @@ async def running(
         tenant = Tenant(consumer, tenant_namespace, since)
         parts = fabric.Fabric(
             *(rome, milan, consumer, provider, namespace, remote_namespace),
-            *(directory, controller, sidecar, directory / "csi.sock", "csi.liqo.io"),
+            *(directory, controller, sidecar, directory / "csi.sock"),
+            fabric.ATTACHING_DRIVER if attach else "csi.liqo.io",
         )
         text = kubeconfig or liqo_kubeconfig(milan)
         if peered:
@@ -249,12 +266,13 @@ async def running(
 
 
 def make_processes(
-    rome: control_plane.ControlPlane, directory: pathlib.Path, source: str
+    rome: control_plane.ControlPlane, directory: pathlib.Path, source: str, *, attach: bool = False
 ) -> tuple[fabric.Process, fabric.Process]:
     """Return the controller and its sidecar, not started."""
     socket = directory / "csi.sock"
-    kubeconfig = rome.kubeconfig_for(fabric.CONTROLLER_USER)
-    command = fabric.controller_command(socket, kubeconfig, f"--remote-clusters={source}")
+    kubeconfig = rome.kubeconfig_for(fabric.ATTACHING_USER if attach else fabric.CONTROLLER_USER)
+    more = fabric.ATTACHING_ARGUMENTS if attach else ()
+    command = fabric.controller_command(socket, kubeconfig, f"--remote-clusters={source}", *more)
     return (
         fabric.Process(command, directory / "controller.log"),
         fabric.Process(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -174,10 +175,32 @@ async def test_a_kubeconfig_that_may_not_be_read_is_said_with_the_remedy(
 ) -> None:
     async with liqo_fabric.running(with_liqo, tmp_path, namespace, granted=False) as beside:
         said = await beside.tenant.said("KubeconfigForbidden", liqo_fabric.SECRET)
-        assert f"kubectl -n {beside.tenant.namespace} create role" in said
-
-        liqo_fabric.grant_kubeconfig(with_liqo[0], beside.tenant.namespace)
+        do_as_said(beside, said)
         await beside.tenant.said("Connected", "storage of cluster milan", timeout_seconds=60)
+
+
+async def test_the_installation_that_attaches_asks_for_its_own_account(
+    with_liqo: Planes, tmp_path: Path, namespace: str
+) -> None:
+    """The other one was granted the same before."""
+    rome = with_liqo[0]
+    liqo_fabric.install_attaching(rome)
+    try:
+        async with liqo_fabric.running(with_liqo, tmp_path, namespace, attach=True) as beside:
+            said = await beside.tenant.said("KubeconfigForbidden", liqo_fabric.SECRET)
+            assert "--serviceaccount=csi-liqo:csi-liqo-controller-attach" in said
+            do_as_said(beside, said)
+            await beside.tenant.said("Connected", "storage of cluster milan", timeout_seconds=60)
+    finally:
+        liqo_fabric.remove_attaching(rome)
+
+
+def do_as_said(beside: liqo_fabric.Beside, said: str) -> None:
+    """Run the commands in a message, as its reader would."""
+    commands = re.findall(r"kubectl (-n \S+ create [^&]+)", said)
+    assert len(commands) == 2, said
+    for command in commands:
+        fabric.kubectl(beside.fabric.rome, *command.split())
 
 
 async def test_a_provider_is_reached_by_the_proxy_that_its_kubeconfig_names(

@@ -19,7 +19,6 @@ from tests.cluster import fabric
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 NODE_USER = "system:serviceaccount:csi-liqo:csi-liqo-node"
-ATTACHING_USER = f"{fabric.CONTROLLER_USER}-attach"
 SECRET = {"name": "milan"}
 
 
@@ -194,13 +193,13 @@ CONTROLLER_RIGHTS = [
 @pytest.mark.parametrize(("verb", "kind", "namespace", "granted"), CONTROLLER_RIGHTS)
 def test_the_controller_may_do_this_and_no_more(
     both: control_plane.ControlPlane,
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
     user: str,
     verb: str,
     kind: str,
     namespace: str,
     *,
     granted: bool,
-@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, ATTACHING_USER])
 ) -> None:
     assert can(both, user, verb, kind, namespace) is granted
 
@@ -226,7 +225,7 @@ def test_only_the_controller_that_attaches_may_touch_attachments(
     name, _, subresource = kind.partition("/")
     kind = f"{name}.storage.k8s.io/{subresource}" if subresource else f"{name}.storage.k8s.io"
 
-    assert can(both, ATTACHING_USER, verb, kind, "") is granted
+    assert can(both, fabric.ATTACHING_USER, verb, kind, "") is granted
     assert not can(both, fabric.CONTROLLER_USER, verb, kind, "")
 
 
@@ -246,16 +245,16 @@ def test_only_the_controller_that_attaches_may_touch_attachments(
 def test_each_controller_writes_config_maps_of_its_own(
     both: control_plane.ControlPlane, verb: str, namespace: str, name: str, *, granted: bool
 ) -> None:
-    for user, own in ((fabric.CONTROLLER_USER, name), (ATTACHING_USER, f"{name}-attach")):
+    for user, own in ((fabric.CONTROLLER_USER, name), (fabric.ATTACHING_USER, f"{name}-attach")):
         assert can(both, user, verb, "configmaps", namespace, own) is granted
-    for user, other in ((fabric.CONTROLLER_USER, f"{name}-attach"), (ATTACHING_USER, name)):
+    for user, other in ((fabric.CONTROLLER_USER, f"{name}-attach"), (fabric.ATTACHING_USER, name)):
         assert not can(both, user, verb, "configmaps", namespace, other)
 
 
 @pytest.mark.parametrize(
     ("verb", "granted"), [("patch", True), ("get", False), ("create", False), ("delete", False)]
 )
-@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, ATTACHING_USER])
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
 def test_both_controllers_write_what_the_fence_knows(
     both: control_plane.ControlPlane, user: str, verb: str, *, granted: bool
 ) -> None:
@@ -281,8 +280,6 @@ def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> Non
     assert not can(prepared[1], user, "list", "storageclasses.storage.k8s.io", "")
 
 
-def test_a_consumer_may_not_repair_without_its_own_grant(prepared: Planes) -> None:
-    assert can(prepared[1], fabric.CONSUMER_USER, "list", "persistentvolumes", "")
 def test_a_consumer_lists_classes_and_gets_none_by_itself(prepared: Planes) -> None:
     assert can(prepared[1], fabric.CONSUMER_USER, "watch", "storageclasses.storage.k8s.io", "")
     assert not can(prepared[1], fabric.CONSUMER_USER, "get", "storageclasses.storage.k8s.io", "")
@@ -290,6 +287,8 @@ def test_a_consumer_lists_classes_and_gets_none_by_itself(prepared: Planes) -> N
 
     assert not can(prepared[1], fabric.CONSUMER_USER, "patch", "persistentvolumes", "")
 
+def test_a_consumer_may_not_repair_without_its_own_grant(prepared: Planes) -> None:
+    assert can(prepared[1], fabric.CONSUMER_USER, "list", "persistentvolumes", "")
 
 WORKLOADS = [
     "deployment/csi-liqo-controller",
