@@ -18,6 +18,7 @@ from csi_liqo.kube import (
     collection,
     connection,
     indexes,
+    liqo,
     providers,
     resources,
     server,
@@ -26,7 +27,7 @@ from csi_liqo.kube import (
 )
 from csi_liqo.model import errors, objects
 from csi_liqo.service.controller import adoption, clusters, inventory, repair
-from csi_liqo.service.tools import virtual
+from csi_liqo.service.tools import told, virtual
 from csi_liqo.service.tools.doctor import providers as provider_checks
 
 CONTACT_SECONDS: Final = 15.0
@@ -47,9 +48,12 @@ class Sight:
 
 @contextlib.asynccontextmanager
 async def observing(
-    kubeconfig: pathlib.Path | None, context: str | None, consumer_id: str, driver: str
+    kubeconfig: pathlib.Path | None, context: str | None, known: told.Told, driver: str
 ) -> AsyncIterator[Sight]:
     """Look at all clusters for the time of the block; those out of reach are named.
+
+    ``known`` says all that there is to say: the cluster's id, what describes the providers,
+    and the programs that may be started.
 
     Raises:
         errors.ApiError: this cluster refuses, or does not answer.
@@ -58,7 +62,7 @@ async def observing(
         await server.of_person(kubeconfig, context) as calls,
         await server.of_person(kubeconfig, context) as watches,
     ):
-        view = _View(calls, watches, consumer_id, driver)
+        view = _View(calls, watches, known, driver)
         try:
             yield await view.open()
         finally:
@@ -68,45 +72,49 @@ async def observing(
 class _View:
     """The caches of one command."""
 
-    def __init__(self, calls: api.Api, watches: api.Api, consumer_id: str, driver: str) -> None:
+    def __init__(self, calls: api.Api, watches: api.Api, known: told.Told, driver: str) -> None:
         self._tasks: list[asyncio.Task[None]] = []
         self._refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls = calls
-        self._id = consumer_id
+        self._id = known.cluster_id
         self._driver = driver
 
         def part(resource: Any, **more: Any) -> collection.Collection[Any]:
             return collection.Collection(calls, watches, resource, on_failure=self._failed, **more)
 
-        self._remote_clusters = part(resources.REMOTE_CLUSTERS)
+        source = known.source or told.Source.CSI_LIQO
+        remote_clusters = part(resources.REMOTE_CLUSTERS) if source.of_our_own else None
+        nodes = part(resources.NODES, indexes=indexes.NODES)
         self._consumer = clusters.Consumer(
-            cluster_id=consumer_id,
+            cluster_id=self._id,
             claims=part(resources.CLAIMS, indexes=indexes.CLAIMS),
             volumes=part(resources.VOLUMES, indexes=_volume_indexes(driver)),
             classes=part(resources.CLASSES),
-            nodes=part(resources.NODES, indexes=indexes.NODES),
+            nodes=nodes,
             csi_nodes=part(resources.CSI_NODES),
             csi_drivers=part(resources.CSI_DRIVERS),
             warnings=collection.EventWarnings(calls),
         )
-        self._sources = sources.Sources(self._remote_clusters, None)
+        self._local = (*self._parts(), *([remote_clusters] if remote_clusters else []))
+        self._liqo = liqo.LiqoClusters(calls, watches, nodes) if source.of_liqo else None
+        self._sources = sources.Sources(remote_clusters, self._liqo)
         around = connection.Surroundings(
-            consumer_id=consumer_id,
+            consumer_id=self._id,
             calls=calls,
             watches=watches,
             on_report=lambda _: None,
             on_claim=lambda *_: None,
             namespaces_in_use=self._namespaces_in_use,
+            exec_plugins=known.exec_plugins,
         )
         self._providers = providers.Providers(around, self._sources)
         self._everywhere = clusters.Clusters(self._consumer, self._providers)
 
     async def open(self) -> Sight:
         """Wait for this cluster's caches, then a moment for each provider's."""
-        local = (*self._parts(), self._remote_clusters)
-        for part in local:
+        for part in self._local:
             self._begin(part.keep())
-        synced = asyncio.ensure_future(_wait_synced(local))
+        synced = asyncio.ensure_future(_wait_synced(self._local))
         await asyncio.wait(
             {synced, self._refused},
             timeout=CONTACT_SECONDS,
@@ -119,6 +127,7 @@ class _View:
             synced.cancel()
             raise errors.ApiUnavailableError("this cluster's API server does not answer in time")
         self._sources.follow()
+        hidden = await self._follow_liqo()
         self._begin(self._providers.run())
         ids = sorted({remote.spec.cluster_id for remote in self._sources.all()})
         found = await asyncio.gather(*(self._everywhere.ready(one) for one in ids))
@@ -129,12 +138,26 @@ class _View:
             repair=repair.Repair(self._consumer, self._everywhere),
             consumer=self._consumer,
             everywhere=self._everywhere,
-            out_of_sight=tuple(
-                f"{one} ({self._everywhere.trouble(one) or 'no connection'})"
+            out_of_sight=hidden
+            + tuple(
+                f"cluster {one} ({self._everywhere.trouble(one) or 'no connection'})"
                 for one, cluster in zip(ids, found, strict=True)
                 if cluster is None
             ),
         )
+
+    async def _follow_liqo(self) -> tuple[str, ...]:
+        """Wait for what Liqo describes; returns what to say if that cannot be seen."""
+        if self._liqo is None:
+            return ()
+        self._begin(self._liqo.keep())
+        try:
+            async with asyncio.timeout(CONTACT_SECONDS):
+                await self._liqo.filled.wait()
+        except TimeoutError:
+            why = self._liqo.complaint or "the API server does not answer in time"
+            return (f"what only Liqo describes ({why})",)
+        return ()
 
     async def close(self) -> None:
         """End every watch."""

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 from csi_liqo.app import observing, tools
 from csi_liqo.model import objects
 from csi_liqo.service.controller import adoption, inventory
-from csi_liqo.service.tools import mending
+from csi_liqo.service.tools import mending, told
 
 
-async def _own_id(where: tools.Where, given_id: str) -> str:
+@contextlib.asynccontextmanager
+async def _sight(
+    where: tools.Where, given: told.Told, driver: str
+) -> AsyncIterator[observing.Sight]:
+    """Look at all clusters, with the installation's settings where the person says none.
+
+    But which programs may be started is for the person to say: it is another machine.
+    """
     async with tools.connected(where) as consumer:
-        return await tools.consumer_id(consumer, given_id)
+        own = await tools.consumer_id(consumer, given.cluster_id)
+        source = given.source or (await told.ask(consumer)).source or told.Source.CSI_LIQO
+    known = told.Told(cluster_id=own, source=source, exec_plugins=given.exec_plugins)
+    async with observing.observing(where.kubeconfig, where.context, known, driver) as sight:
+        yield sight
 
 
 async def adopt(
-    where: tools.Where, given_id: str, driver: str, wish: adoption.Wish
+    where: tools.Where, given: told.Told, driver: str, wish: adoption.Wish
 ) -> objects.PersistentVolume:
     """Make a virtual volume again for a twin that kept its data; see ``Adoption.adopt``."""
-    own = await _own_id(where, given_id)
-    async with observing.observing(where.kubeconfig, where.context, own, driver) as sight:
+    async with _sight(where, given, driver) as sight:
         return await sight.adoption.adopt(wish)
 
 
 async def twins_left(
-    where: tools.Where, given_id: str, driver: str, states: Collection[str]
+    where: tools.Where, given: told.Told, driver: str, states: Collection[str]
 ) -> tuple[list[Left], tuple[str, ...]]:
     """Return the twins in some states, and which clusters could not be looked at."""
-    own = await _own_id(where, given_id)
-    async with observing.observing(where.kubeconfig, where.context, own, driver) as sight:
+    async with _sight(where, given, driver) as sight:
         listed = sight.inventory.list()
         found = [_left(entry) for entry in listed.entries if entry.state.value in states]
-        told = {text.partition(" ")[0] for text in sight.out_of_sight}
-        more = tuple(one for one in listed.out_of_sight if one not in told)
-        return found, (*sight.out_of_sight, *more)
+        hidden = sight.out_of_sight
+        more = [f"cluster {one}" for one in listed.out_of_sight]
+        more = [one for one in more if not any(f"{text} ".startswith(f"{one} ") for text in hidden)]
+        return found, (*hidden, *more)
 
 
-async def mend(where: tools.Where, given_id: str, driver: str) -> list[mending.Mended]:
+async def mend(where: tools.Where, given: told.Told, driver: str) -> list[mending.Mended]:
     """Repair every twin that somebody deleted; see ``mending.mend``."""
-    own = await _own_id(where, given_id)
-    async with observing.observing(where.kubeconfig, where.context, own, driver) as sight:
+    async with _sight(where, given, driver) as sight:
         return await mending.mend(sight.consumer, sight.everywhere, sight.repair)
 
 

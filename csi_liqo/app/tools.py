@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import pathlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import msgspec
 from csi_liqo.app import watching
 from csi_liqo.kube import server
 from csi_liqo.model import credentials, errors, names, objects
-from csi_liqo.service.tools import parting, peering, peers, ports, whereabouts, wishes
+from csi_liqo.service.tools import parting, peering, peers, ports, told, whereabouts, wishes
 from csi_liqo.service.tools.doctor import examination, findings
 
 _REACH: Final = (
@@ -25,8 +26,6 @@ _REACH: Final = (
     "proxy-url",
 )
 """What of a kubeconfig's cluster entry says how to reach it; the rest stays with its owner."""
-CONFIG: Final = "csi-liqo"
-"""The ConfigMap that tells the installation its cluster's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,14 @@ async def consumer_id(consumer: ports.Server, given: str) -> str:
     """
     if given:
         return given
-    found = await consumer.find(ports.CONFIG_MAPS, CONFIG, names.DRIVER_NAMESPACE)
-    told = str(((found or {}).get("data") or {}).get("clusterID", ""))
-    if not told:
+    found = await consumer.find(ports.CONFIG_MAPS, told.CONFIG, names.DRIVER_NAMESPACE)
+    own_id = str(((found or {}).get("data") or {}).get("clusterID", ""))
+    if not own_id:
         raise errors.PreconditionError(
-            f"ConfigMap {names.DRIVER_NAMESPACE}/{CONFIG} with this cluster's id does not exist; "
-            "install the driver first, or name the id with --consumer-id"
+            f"ConfigMap {names.DRIVER_NAMESPACE}/{told.CONFIG} with this cluster's id does not "
+            "exist; install the driver first, or name the id with --consumer-id"
         )
-    return told
+    return own_id
 
 
 def reach(kubeconfig: pathlib.Path) -> dict[str, Any]:
@@ -175,7 +174,8 @@ async def _classes_of(consumer: ports.Server) -> list[objects.StorageClass]:
     return msgspec.convert(found, list[objects.StorageClass])
 
 
-async def examine(where: Where, given_id: str) -> list[findings.Finding]:
+async def examine(where: Where, given: told.Told) -> list[findings.Finding]:
     """Look at all that an operator would."""
+    connect = functools.partial(server.connect, exec_plugins=given.exec_plugins)
     async with connected(where) as consumer:
-        return await examination.examine(consumer, server.connect, given_id)
+        return await examination.examine(consumer, connect, given)

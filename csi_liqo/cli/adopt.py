@@ -34,6 +34,8 @@ def adopt(
     ] = "",
     driver_name: options.DriverName = options.DEFAULT_DRIVER,
     consumer_id: options.ConsumerId = "",
+    remote_clusters: options.RemoteClusters = None,
+    allowed_exec_plugins: options.ExecPlugins = "",
     kubeconfig: options.Kubeconfig = None,
     context: options.Context = None,
 ) -> None:
@@ -59,8 +61,9 @@ def adopt(
         storage_class=storage_class,
         reclaim_policy=reclaim_policy,
     )
+    given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
     made = asyncio.run(
-        recovering.adopt(options.where(kubeconfig, context), consumer_id, driver_name, wish)
+        recovering.adopt(options.where(kubeconfig, context), given, driver_name, wish)
     )
     owner = made.spec.claim_ref
     assert owner is not None

@@ -30,6 +30,8 @@ def doctor(
     ] = False,
     driver_name: options.DriverName = options.DEFAULT_DRIVER,
     consumer_id: options.ConsumerId = "",
+    remote_clusters: options.RemoteClusters = None,
+    allowed_exec_plugins: options.ExecPlugins = "",
     kubeconfig: options.Kubeconfig = None,
     context: options.Context = None,
     form: options.Output = options.Format.TABLE,
@@ -42,13 +44,14 @@ def doctor(
     from csi_liqo.service.tools.doctor import findings
 
     at = options.where(kubeconfig, context)
+    given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
     if repair:
         from csi_liqo.app import recovering
 
-        for mended in asyncio.run(recovering.mend(at, consumer_id, driver_name)):
+        for mended in asyncio.run(recovering.mend(at, given, driver_name)):
             told = f"not repaired: {mended.trouble}" if mended.trouble else f"twin {mended.twin}"
             print(f"volume {mended.volume}: {told}", file=sys.stderr)
-    found = asyncio.run(tools.examine(at, consumer_id))
+    found = asyncio.run(tools.examine(at, given))
     if output.is_document(form):
         output.print_document([_document(finding) for finding in found], form)
     else:

@@ -70,6 +70,8 @@ def where(
     ] = False,
     driver_name: options.DriverName = options.DEFAULT_DRIVER,
     consumer_id: options.ConsumerId = "",
+    remote_clusters: options.RemoteClusters = None,
+    allowed_exec_plugins: options.ExecPlugins = "",
     kubeconfig: options.Kubeconfig = None,
     context: options.Context = None,
     form: options.Output = options.Format.TABLE,
@@ -89,7 +91,8 @@ def where(
         states |= {"retained"} if retained else set()
         from csi_liqo.app import recovering
 
-        left, hidden = asyncio.run(recovering.twins_left(at, consumer_id, driver_name, states))
+        given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
+        left, hidden = asyncio.run(recovering.twins_left(at, given, driver_name, states))
         _print_left(left, hidden, form)
         return
     if watch:
@@ -112,8 +115,8 @@ def _print_left(
 ) -> None:
     import dataclasses
 
-    for cluster in hidden:
-        print(f"out of sight: cluster {cluster}; its twins are not listed", file=sys.stderr)
+    for what in hidden:
+        print(f"out of sight: {what}; twins there are not listed", file=sys.stderr)
     if output.is_document(form):
         output.print_document([dataclasses.asdict(twin) for twin in left], form)
     elif left:

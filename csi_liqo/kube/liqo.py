@@ -34,6 +34,8 @@ class LiqoClusters:
         self._maps: _Kind[liqo.NamespaceMap] = _Kind(calls, watches, resources.LIQO_NAMESPACE_MAPS)
         self._kinds: Final[tuple[_Kind[Any], ...]] = (self._virtual_nodes, self._maps)
         self._versions = itertools.count(1)
+        self.filled = asyncio.Event()
+        """Set once all that Liqo says has been taken in."""
 
     async def keep(self) -> None:
         """Keep the descriptions up; ends only by being cancelled."""
@@ -46,6 +48,12 @@ class LiqoClusters:
             self._virtual_nodes.objects.store.listen(self._virtual_node_changed)
             self._maps.objects.store.listen(self._map_changed)
             self._nodes.store.listen(self._node_changed)
+            self.filled.set()
+
+    @property
+    def complaint(self) -> str:
+        """What is refused; empty when nothing is."""
+        return "; ".join(kind.complaint for kind in self._kinds if kind.complaint)
 
     @property
     def synced(self) -> bool:
@@ -123,7 +131,8 @@ class _Kind(Generic[T]):
             on_failure=self._failed,
         )
         self.objects = collection.Collection(calls, watches, resource, on_failure=self._failed)
-        self._complaint = ""
+        self.complaint = ""
+        """What the API server says against reading them; empty when it lets them be read."""
 
     @property
     def synced(self) -> bool:
@@ -156,12 +165,12 @@ class _Kind(Generic[T]):
     def _failed(self, error: errors.ApiError | None) -> None:
         """Say once what is refused; the rest heals by itself."""
         complaint = str(error) if isinstance(error, errors.ApiForbiddenError) else ""
-        if complaint and complaint != self._complaint:
+        if complaint and complaint != self.complaint:
             logger.warning(
                 "%s may not be read: %s; apply deploy/liqo, or set --remote-clusters=csi-liqo",
                 *(self.name, complaint),
             )
-        self._complaint = complaint
+        self.complaint = complaint
 
 
 def _established(definition: objects.Definition | None) -> bool | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import msgspec
@@ -180,9 +180,13 @@ def _usual_places() -> list[pathlib.Path]:
 
 
 @contextlib.asynccontextmanager
-async def connect(kubeconfig: str) -> AsyncIterator[Server]:
-    """Speak to a server with the credential that a kubeconfig's text holds."""
-    async with await api.Api.from_kubeconfig_text(kubeconfig) as calls:
+async def connect(kubeconfig: str, exec_plugins: Collection[str] = ()) -> AsyncIterator[Server]:
+    """Speak to a server with the credential that a kubeconfig's text holds, or a program tells.
+
+    Raises:
+        errors.PreconditionError: see ``Api.from_kubeconfig_text``.
+    """
+    async with await api.Api.from_kubeconfig_text(kubeconfig, exec_plugins) as calls:
         yield Server(calls)
 
 

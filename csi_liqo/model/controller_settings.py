@@ -90,8 +90,28 @@ class ControllerSettings:
             )
         if self.orphan_grace_seconds <= 0:
             raise errors.InvalidRequestError("--orphan-grace-seconds must be positive")
-        for plugin in self.allowed_exec_plugins:
-            if not pathlib.PurePosixPath(plugin).is_absolute():
-                raise errors.InvalidRequestError(
-                    f"--allowed-exec-plugins has {plugin!r}; name programs by their absolute path"
-                )
+        refuse_relative(self.allowed_exec_plugins)
+
+
+def read_exec_plugins(text: str) -> tuple[str, ...]:
+    """Return the programs that a text names, separated by commas.
+
+    Raises:
+        errors.InvalidRequestError: one is not named by its absolute path.
+    """
+    named = tuple(path for path in text.split(",") if path)
+    refuse_relative(named)
+    return named
+
+
+def refuse_relative(exec_plugins: tuple[str, ...]) -> None:
+    """Refuse programs that depend on where this one runs.
+
+    Raises:
+        errors.InvalidRequestError: names the setting.
+    """
+    for plugin in exec_plugins:
+        if not pathlib.PurePosixPath(plugin).is_absolute():
+            raise errors.InvalidRequestError(
+                f"--allowed-exec-plugins has {plugin!r}; name programs by their absolute path"
+            )

@@ -96,6 +96,13 @@ def token_of(kubeconfig: str) -> Token | None:
     return read_token(token) if isinstance(token, str) else None
 
 
+def program_of(kubeconfig: str) -> str:
+    """Return the program that a kubeconfig's current user starts, empty when it starts none."""
+    plugin = _current(_parse(kubeconfig), "user").get("exec")
+    command = plugin.get("command") if isinstance(plugin, dict) else None
+    return command if isinstance(command, str) else ""
+
+
 def server_of(kubeconfig: str) -> str:
     """Return the address of a kubeconfig's current cluster, empty when it has none."""
     return str(_current(_parse(kubeconfig), "cluster").get("server", ""))

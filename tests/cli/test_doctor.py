@@ -7,11 +7,14 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import yaml
 
+from csi_liqo.service.tools.doctor import storage
+from tests import control_planes
 from tests.cli import conftest
 from tests.cluster import fabric
 
@@ -188,13 +191,16 @@ async def test_a_secret_that_is_gone_is_found(healthy: conftest.Desk) -> None:
     assert done.code == 1
 
 
-async def test_volumes_that_lost_their_twins_and_twins_their_volumes_are_found(
+async def test_volumes_that_lost_their_twins_are_told_once_and_with_one_remedy_by_whoever_tells(
     driver: fabric.Fabric, healthy: conftest.Desk
 ) -> None:
     await driver.claim_on("here", "rome-1")
     await driver.claim_on("there", "milan")
     volumes = [(await driver.bound(name))[1] for name in ("here", "there")]
-    await driver.controller.end()  # nobody repairs what follows
+    binding = "csi-liqo-consumer-repair-rome"
+    fabric.kubectl(healthy.milan, "delete", "clusterrolebinding", binding)
+    assert not [item for item in (await findings(healthy)) if "grant repair" in item["finding"]]
+    await driver.controller.end()  # nobody says so on the volumes
     try:
         for volume, side in zip(volumes, (healthy.rome, healthy.milan), strict=True):
             twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
@@ -203,13 +209,111 @@ async def test_volumes_that_lost_their_twins_and_twins_their_volumes_are_found(
             fabric.kubectl(side, "patch", *about, "--type=json", "-p", unprotect)
             fabric.kubectl(side, "delete", *about)
 
-        done = await healthy("doctor", "-o", "json")
+        found = await findings(healthy)
     finally:
         await driver.controller.start()
 
-    said = [item["finding"] for item in done.document if item["check"] == "volumes"]
-    assert any("its twin csi-liqo-storage/" in text and "is gone" in text for text in said)
-    assert any(f"its twin {driver.remote_namespace}/there in cluster milan" in t for t in said)
+    said = [item for item in found if item["check"] == "volumes"]
+    assert len(said) == 2
+    assert any("its twin csi-liqo-storage/" in item["finding"] for item in said)
+    there = f"its twin {driver.remote_namespace}/there in cluster milan is gone"
+    assert any(there in item["finding"] for item in said)
+    assert {item["remedy"] for item in said} == {storage.REMEDIES["TwinGone"]}
+    [missing] = [item for item in found if "does not grant repair" in item["finding"]]
+    assert missing["remedy"].endswith("--grant repair")
+
+    for volume in volumes:
+        name = volume["metadata"]["name"]
+        await control_planes.wait_until(driver.consumer, fabric.VOLUMES, name, says_gone)
+    said = [item for item in await findings(healthy) if item["check"] == "volumes"]
+    assert sorted(item["finding"] for item in said) == sorted(
+        f"volume {volume['metadata']['name']} is TwinGone" for volume in volumes
+    )
+    assert {item["remedy"] for item in said} == {storage.REMEDIES["TwinGone"]}
+
+
+def says_gone(volume: fabric.Json | None) -> bool:
+    annotations = (volume or {"metadata": {}})["metadata"].get("annotations") or {}
+    return annotations.get("csi.liqo.io/health") == "TwinGone"
+
+
+async def findings(desk: conftest.Desk, *more: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = (await desk("doctor", "-o", "json", *more)).document
+    return found
+
+
+async def test_what_is_granted_unasked_is_no_option_of_the_remedy(healthy: conftest.Desk) -> None:
+    await healthy.add("--namespace=a=lent-a")
+    for what, *where in (
+        ("clusterrolebinding/csi-liqo-consumer-identity-rome",),
+        ("rolebinding/csi-liqo-token-rome", "-n", "csi-liqo-consumers"),
+        ("rolebinding/csi-liqo-consumer-claims-rome", "-n", "lent-a"),
+    ):
+        fabric.kubectl(healthy.milan, *where, "delete", what)
+
+    said = [item for item in await findings(healthy) if "does not grant" in item["finding"]]
+
+    remedies = {item["finding"].split("grant ")[1].split(" ")[0]: item["remedy"] for item in said}
+    add = "csi-liqo peer add milan --provider-kubeconfig FILE"
+    assert remedies == {
+        "claims": add,
+        "identity": add,
+        "token": add,
+        "offered-classes": f"{add} --grant offered-classes",
+        "volumes": f"{add} --grant volumes",
+        "capacity": f"{add} --grant capacity",
+        "events": f"{add} --grant events",
+        "teardown": f"{add} --grant teardown",
+    }
+    await healthy.add()
+    said = [item for item in await findings(healthy) if "does not grant" in item["finding"]]
+    assert {item["level"] for item in said} == {"warning"}
+
+
+async def test_it_is_told_when_no_controller_acts(
+    driver: fabric.Fabric, healthy: conftest.Desk
+) -> None:
+    assert not [item for item in await findings(healthy) if "Lease" in item["finding"]]
+
+    await driver.controller.end(signal.SIGTERM)
+
+    try:
+        said = [item for item in await findings(healthy) if "Lease" in item["finding"]]
+    finally:
+        await driver.controller.start()
+    assert [item["check"] for item in said] == ["installation"]
+    text = "Lease csi.liqo.io-controller is held by nobody: no reconciler acts"
+    assert said[0]["finding"] == text
+
+
+async def test_a_retained_twin_is_as_it_was_meant(
+    driver: fabric.Fabric, healthy: conftest.Desk
+) -> None:
+    await driver.claim_on("data", "rome-1")
+    _, volume = await driver.bound("data")
+    name, twin = volume["metadata"]["name"], volume["spec"]["csi"]["volumeAttributes"]["twin"]
+    keep = json.dumps({"spec": {"persistentVolumeReclaimPolicy": "Retain"}})
+    fabric.kubectl(healthy.rome, "patch", "pv", name, "-p", keep)
+    await driver.drop("data")
+    await control_planes.wait_until(
+        driver.consumer, driver.twins, twin.split("/")[1], remembers_its_volume
+    )
+    fabric.kubectl(healthy.rome, "delete", "pv", name)
+
+    kept = [item for item in await findings(healthy) if item["check"] == "twins"]
+
+    assert [item["level"] for item in kept] == ["ok"]
+    about = ("-n", "csi-liqo-storage", "pvc", twin.split("/")[1])
+    fabric.kubectl(healthy.rome, "label", *about, "csi.liqo.io/fence=open")
+    fabric.kubectl(healthy.rome, "annotate", *about, "csi.liqo.io/retained-")
+    left = [item for item in await findings(healthy) if item["check"] == "twins"]
+    assert "holds data and no virtual volume names it" in left[0]["finding"]
+    fabric.kubectl(healthy.rome, "patch", *about, "-p", '{"metadata":{"finalizers":null}}')
+    fabric.kubectl(healthy.rome, "delete", *about)
+
+
+def remembers_its_volume(twin: fabric.Json | None) -> bool:
+    return "csi.liqo.io/retained" in (twin or {"metadata": {}})["metadata"].get("annotations", {})
 
 
 async def test_what_may_not_be_read_is_told_and_no_error(healthy: conftest.Desk) -> None:

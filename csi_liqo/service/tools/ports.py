@@ -118,6 +118,10 @@ DEPLOYMENTS = Kind("apps/v1", "Deployment", "deployments")
 DAEMON_SETS = Kind("apps/v1", "DaemonSet", "daemonsets")
 REMOTE_CLUSTERS = Kind("csi.liqo.io/v1alpha1", "RemoteCluster", "remoteclusters", namespaced=False)
 
+LIQO = "offloading.liqo.io/v1beta1"
+LIQO_VIRTUAL_NODES = Kind(LIQO, "VirtualNode", "virtualnodes")
+LIQO_NAMESPACE_MAPS = Kind(LIQO, "NamespaceMap", "namespacemaps")
+
 
 def named(manifest: Manifest) -> str:
     """Return an object's name for people: kind, namespace and name."""

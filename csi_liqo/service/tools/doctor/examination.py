@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from csi_liqo.service.tools import ports
+from csi_liqo.service.tools import ports, told
 from csi_liqo.service.tools.doctor import classes, facts, installation, providers, storage
 from csi_liqo.service.tools.doctor.findings import Finding, Level
 
@@ -26,13 +26,16 @@ _CHECKS: Final[tuple[tuple[str, tuple[Callable[[facts.Facts], Iterable[Finding]]
 )
 
 
-async def examine(server: ports.Server, connect: ports.Connect, given_id: str) -> list[Finding]:
+async def examine(server: ports.Server, connect: ports.Connect, given: told.Told) -> list[Finding]:
     """Return what there is to say, by check; a check without a finding is told as well.
+
+    ``given`` is what the person says of the installation; the rest it is asked for itself.
+    ``connect`` starts the programs that are in it, and no others.
 
     Raises:
         errors.ApiError: the API server does not answer.
     """
-    seen = await facts.look(server, given_id)
+    seen = await facts.look(server, given)
     found = [
         Finding(
             level=Level.UNSEEN,
@@ -49,11 +52,11 @@ async def examine(server: ports.Server, connect: ports.Connect, given_id: str) -
     found += [finding async for finding in providers.check_credentials(seen, server, connect)]
     found = list(dict.fromkeys(found))
     order = [name for name, _ in _CHECKS]
-    told = {finding.check for finding in found}
+    spoken = {finding.check for finding in found}
     found += [
         Finding(level=Level.OK, check=name, message=_count(name, seen))
         for name in order
-        if name not in told
+        if name not in spoken
     ]
     return sorted(found, key=lambda f: order.index(f.check) if f.check in order else -1)
 
@@ -73,6 +76,8 @@ def _count(check: str, seen: facts.Facts) -> str:
         case "volumes":
             return f"{len(seen.virtual_volumes)} virtual ones"
         case "remote clusters" | "permissions":
-            return f"{len(seen.remote_clusters)} RemoteClusters"
+            liqos = len(seen.providers) - len(seen.remote_clusters)
+            described = f", {liqos} described by Liqo" if seen.source.of_liqo else ""
+            return f"{len(seen.remote_clusters)} RemoteClusters{described}"
         case _:
             return "nothing to say"

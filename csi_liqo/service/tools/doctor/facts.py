@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from csi_liqo.model import errors, names, objects
-from csi_liqo.service.tools import ports, virtual
+from csi_liqo.model import errors, liqo, names, objects
+from csi_liqo.service.tools import ports, told, virtual
 
 T = TypeVar("T", bound=objects.Object)
 
@@ -29,17 +29,19 @@ _KINDS: Final = (
     (ports.CONFIG_MAPS, names.DRIVER_NAMESPACE),
     (ports.EVENTS, ""),
 )
+_OF_LIQO: Final = ((ports.LIQO_VIRTUAL_NODES, ""), (ports.LIQO_NAMESPACE_MAPS, ""))
+"""Looked at only where Liqo's objects describe providers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One cluster as it was a moment ago. ``hidden`` says why a kind could not be read.
 
-    ``given_id`` is the cluster's id as the person says, empty when that was left out.
+    ``given`` is what the person says of the installation's settings.
     """
 
     version: str
-    given_id: str
+    given: told.Told
     found: dict[ports.Kind, list[ports.Manifest]]
     hidden: dict[ports.Kind, str]
 
@@ -84,7 +86,23 @@ class Facts:
 
     @property
     def remote_clusters(self) -> list[objects.RemoteCluster]:
+        """Where RemoteClusters are looked at; elsewhere they mean nothing."""
+        if not self.source.of_our_own:
+            return []
         return self._of(ports.REMOTE_CLUSTERS, objects.RemoteCluster)
+
+    @property
+    def providers(self) -> list[objects.RemoteCluster]:
+        """RemoteClusters, and what Liqo describes and no RemoteCluster stands for."""
+        own = self.remote_clusters
+        if not self.source.of_liqo:
+            return own
+        nodes = self._of(ports.LIQO_VIRTUAL_NODES, liqo.VirtualNode)
+        maps = self._of(ports.LIQO_NAMESPACE_MAPS, liqo.NamespaceMap)
+        known = {remote.spec.cluster_id for remote in own}
+        others = dict.fromkeys(node.spec.cluster_id for node in nodes)
+        found = [liqo.describe(one, nodes, maps) for one in others if one not in known]
+        return own + [described for described in found if described is not None]
 
     @property
     def schedulable(self) -> set[str]:
@@ -108,7 +126,7 @@ class Facts:
     @property
     def liqo_clusters(self) -> set[str]:
         """Clusters that an installation knows from an existing Liqo, by its virtual nodes."""
-        if not any(_asks_liqo(item) for item in self.manifests(ports.DEPLOYMENTS)):
+        if not self.source.of_liqo:
             return set()
         return {
             node.metadata.labels.get(names.REMOTE_CLUSTER_ID_LABEL, "")
@@ -119,29 +137,20 @@ class Facts:
     @property
     def cluster_id(self) -> str:
         """This cluster's id, as the person or the installation says; empty when unknown."""
-        return self.given_id or self.told_id
+        return self.given.cluster_id or self.installed.cluster_id
 
     @property
-    def told_id(self) -> str:
-        """What the installation was told; empty when it was told nothing."""
-        for item in self.manifests(ports.CONFIG_MAPS):
-            if item["metadata"]["name"] == "csi-liqo":
-                return str((item.get("data") or {}).get("clusterID", ""))
-        return ""
+    def source(self) -> told.Source:
+        """What describes the providers, as the person or the installation says."""
+        return self.given.source or self.installed.source or told.Source.CSI_LIQO
+
+    @property
+    def installed(self) -> told.Told:
+        """What the installation was told."""
+        return told.read(self.manifests(ports.CONFIG_MAPS), self.manifests(ports.DEPLOYMENTS))
 
 
-def _asks_liqo(deployment: ports.Manifest) -> bool:
-    """Whether a controller is started with --remote-clusters=liqo or =both."""
-    for container in deployment["spec"]["template"]["spec"]["containers"]:
-        said = [argument.partition("=") for argument in container.get("args") or ()]
-        said += [(v["name"], "=", v.get("value", "")) for v in container.get("env") or ()]
-        for name, _, value in said:
-            if name in ("--remote-clusters", "CSI_LIQO_REMOTE_CLUSTERS") and value != "csi-liqo":
-                return True
-    return False
-
-
-async def look(server: ports.Server, given_id: str) -> Facts:
+async def look(server: ports.Server, given: told.Told) -> Facts:
     """Read what there is.
 
     Raises:
@@ -160,7 +169,11 @@ async def look(server: ports.Server, given_id: str) -> Facts:
 
     version = await server.version()
     parts = await asyncio.gather(*(read(kind, namespace) for kind, namespace in _KINDS))
-    return Facts(version=version, given_id=given_id, found=dict(parts), hidden=hidden)
+    seen = Facts(version=version, given=given, found=dict(parts), hidden=hidden)
+    if seen.source.of_liqo:
+        more = await asyncio.gather(*(read(kind, namespace) for kind, namespace in _OF_LIQO))
+        seen.found.update(more)
+    return seen
 
 
 def entries(found: Iterable[objects.CsiNode], driver: str) -> set[str]:

@@ -44,7 +44,7 @@ def check_installed(seen: facts.Facts) -> Iterator[Finding]:
             "CustomResourceDefinition remoteclusters.csi.liqo.io does not exist",
             "kubectl apply -k deploy",
         )
-    if seen.sees(ports.CONFIG_MAPS) and not seen.told_id:
+    if seen.sees(ports.CONFIG_MAPS) and not seen.installed.cluster_id:
         yield _err(
             "ConfigMap csi-liqo/csi-liqo has no clusterID, and the driver's pods wait for it",
             "kubectl -n csi-liqo create configmap csi-liqo --from-literal=clusterID=ID",
@@ -84,22 +84,24 @@ def _running(seen: facts.Facts) -> Iterator[Finding]:
 
 
 def check_lease(seen: facts.Facts) -> Iterator[Finding]:
-    """Check that a controller leads, where a Lease says who does."""
-    for lease in seen.manifests(ports.LEASES):
-        spec = lease.get("spec") or {}
-        name = lease["metadata"]["name"]
-        if not name.startswith("csi-liqo"):
-            continue  # a sidecar's own
+    """Check that of each installation a controller leads: the Lease says who does."""
+    if not seen.sees(ports.LEASES):
+        return
+    leases = {item["metadata"]["name"]: item for item in seen.manifests(ports.LEASES)}
+    remedy = f"see why no controller runs: kubectl -n {names.DRIVER_NAMESPACE} get pods"
+    for driver in seen.drivers:
+        name = f"{driver}{names.LEASE_SUFFIX}"
+        spec = leases.get(name, {}).get("spec") or {}
         renewed = spec.get("renewTime")
         if not spec.get("holderIdentity") or not renewed:
-            yield _warn(f"Lease {name} is held by nobody: no reconciler acts", "see its pods")
+            yield _warn(f"Lease {name} is held by nobody: no reconciler acts", remedy)
             continue
         age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(renewed)
         if age.total_seconds() > _STALE_FACTOR * spec.get("leaseDurationSeconds", 15):
             yield _err(
                 f"Lease {name} was renewed {age.total_seconds():.0f} s ago by "
                 f"{spec['holderIdentity']}: no reconciler acts",
-                f"see why no controller runs: kubectl -n {names.DRIVER_NAMESPACE} get pods",
+                remedy,
             )
 
 
@@ -170,7 +172,7 @@ def _claims_of(node: objects.Node, claimed: list[str]) -> Finding:
         level=Level.WARNING,
         check="nodes",
         message=f"virtual node {node.name} stands for no RemoteCluster: no volumes there",
-        remedy="csi-liqo peer add; or, if it is known, mend its spec.nodeSelector",
+        remedy="csi-liqo peer add makes one; if there is one, mend its spec.nodeSelector",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from csi_liqo.model import errors, names, objects
-from csi_liqo.service.controller import description
+from csi_liqo.service.controller import description, fate
 from csi_liqo.service.tools import ports, virtual, whereabouts
 from csi_liqo.service.tools.doctor import facts
 from csi_liqo.service.tools.doctor.findings import Finding, Level
@@ -42,18 +42,17 @@ def check_claims(seen: facts.Facts) -> Iterator[Finding]:
 
 def check_volumes(seen: facts.Facts) -> Iterator[Finding]:
     """Check that each virtual volume has a home and a twin."""
-    homes = {remote.spec.cluster_id for remote in seen.remote_clusters} | seen.liqo_clusters
+    homes = {remote.spec.cluster_id for remote in seen.providers} | seen.liqo_clusters
     for volume in seen.virtual_volumes:
         home = description.home_of(volume)
-        health = volume.metadata.annotations.get(names.HEALTH_ANNOTATION, "Healthy")
         if virtual.forgotten(volume):
-            yield _volume(
+            yield tell(
                 Level.WARNING,
                 f"volume {volume.name}: its home {home} was removed and its data is kept there",
-                f"csi-liqo peer add {home}; or delete the PersistentVolume to give up the data",
+                f"csi-liqo peer add {home} --provider-kubeconfig FILE brings it back into reach",
             )
         elif not home:
-            yield _volume(
+            yield tell(
                 Level.ERROR,
                 f"volume {volume.name} names no home cluster in its node affinity",
                 "it was not made by this driver; make it anew",
@@ -61,39 +60,62 @@ def check_volumes(seen: facts.Facts) -> Iterator[Finding]:
         elif (
             not virtual.is_local(volume) and home not in homes and seen.sees(ports.REMOTE_CLUSTERS)
         ):
-            yield _volume(
+            yield tell(
                 Level.ERROR,
                 f"volume {volume.name}: no RemoteCluster stands for its home {home}",
                 f"csi-liqo peer add {home} --provider-kubeconfig FILE",
             )
-        elif health != "Healthy":
-            yield _volume(
-                Level.ERROR, f"volume {volume.name} is {health}", _REMEDIES.get(health, "")
+        elif health_of(volume) != "Healthy":
+            yield tell(
+                Level.ERROR,
+                f"volume {volume.name} is {health_of(volume)}",
+                REMEDIES.get(health_of(volume), ""),
             )
-        elif virtual.is_local(volume):
-            yield from _local_twin(seen, volume)
+        elif virtual.is_local(volume) and seen.sees(ports.CLAIMS):
+            twins = {(c.namespace, c.name): c for c in seen.claims if c.consumer}
+            yield from check_twin(volume, twins, "")
 
 
-_REMEDIES: Final = {
-    "TwinDeleted": "csi-liqo doctor --repair",
-    "TwinGone": "csi-liqo doctor --repair; its data is there only if its real volume is",
+REMEDIES: Final = {
+    "TwinDeleted": "its data is there: stop its pods, then csi-liqo doctor --repair",
+    "TwinGone": "csi-liqo doctor --repair helps if its real volume was kept (Retain); else a "
+    "backup does",
     "TwinLost": "bring the real volume back; its data is nowhere else",
 }
+"""What helps a volume, by its health."""
 
 
-def _local_twin(seen: facts.Facts, volume: objects.PersistentVolume) -> Iterator[Finding]:
-    try:
-        twin = description.twin_of(volume)
-    except errors.InvalidRequestError as error:
-        yield _volume(Level.ERROR, f"volume {volume.name}: {error}", "make it anew")
+def health_of(volume: objects.PersistentVolume) -> str:
+    """Return what the controller says of the twin; a local one is well when it says nothing."""
+    return volume.metadata.annotations.get(names.HEALTH_ANNOTATION, "Healthy")
+
+
+def check_twin(
+    volume: objects.PersistentVolume,
+    twins: Mapping[tuple[str, str], objects.Claim],
+    where: str,
+) -> Iterator[Finding]:
+    """Check that a volume's twin is among those of its home; ``where`` says which that is."""
+    if fate.going(volume) or volume.deleting:
         return
-    uids = {(c.namespace, c.name): c.uid for c in seen.claims if c.consumer}
-    if seen.sees(ports.CLAIMS) and uids.get((twin.namespace, twin.name)) != twin.uid:
-        yield _volume(
-            Level.ERROR,
-            f"volume {volume.name}: its twin {twin.namespace}/{twin.name} is gone",
-            _REMEDIES["TwinGone"],
+    if names.RESTORE_ANNOTATION in volume.metadata.annotations:
+        yield tell(
+            Level.WARNING,
+            f"volume {volume.name}: its repair was begun and has not come to its end",
+            "csi-liqo doctor --repair goes on with it",
         )
+        return
+    try:
+        wanted = description.twin_of(volume)
+    except errors.InvalidRequestError as error:
+        yield tell(Level.ERROR, f"volume {volume.name}: {error}", "make it anew")
+        return
+    twin = twins.get((wanted.namespace, wanted.name))
+    what = f"volume {volume.name}: its twin {wanted.namespace}/{wanted.name}{where}"
+    if twin is None or twin.uid != wanted.uid:
+        yield tell(Level.ERROR, f"{what} is gone", REMEDIES["TwinGone"])
+    elif twin.deleting:
+        yield tell(Level.ERROR, f"{what} was deleted by someone", REMEDIES["TwinDeleted"])
 
 
 def check_local_twins(seen: facts.Facts) -> Iterator[Finding]:
@@ -106,13 +128,15 @@ def check_local_twins(seen: facts.Facts) -> Iterator[Finding]:
         if twin.namespace != names.DEFAULT_TWINS_NAMESPACE or twin.consumer != seen.cluster_id:
             continue
         left = twin.volume_id not in handles and twin.claim_uid not in claims
-        if left and twin.handed_over:
+        wanted = names.RETAINED_ANNOTATION in twin.metadata.annotations
+        if left and twin.handed_over and not wanted:
             yield Finding(
                 level=Level.WARNING,
                 check="twins",
                 message=f"twin {twin.reference} holds data and no virtual volume names it",
-                remedy=f"csi-liqo adopt {seen.cluster_id} {twin.reference}; or delete it, after "
-                f"taking off its finalizer {names.TWIN_FINALIZER}, if its data is not wanted",
+                remedy=f"csi-liqo adopt {seen.cluster_id} {twin.reference}; if its data is not "
+                f"wanted, label it {names.FENCE_LABEL}={names.FENCE_OPEN}, take off its finalizer "
+                f"{names.TWIN_FINALIZER} and delete it",
             )
 
 
@@ -193,5 +217,6 @@ def _age(created: str) -> float:
     return (datetime.datetime.now(datetime.UTC) - begun).total_seconds()
 
 
-def _volume(level: Level, message: str, remedy: str) -> Finding:
+def tell(level: Level, message: str, remedy: str) -> Finding:
+    """Return a finding about a volume."""
     return Finding(level=level, check="volumes", message=message, remedy=remedy)
