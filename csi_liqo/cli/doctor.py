@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _COLUMNS = (
     output.Column("level"),
     output.Column("check"),
-    output.Column("finding"),
-    output.Column("remedy"),
+    output.Column("finding", prose=True),
+    output.Column("remedy", prose=True),
 )
 
 

@@ -1,13 +1,15 @@
 """Printing for people and for programs: tables, JSON, YAML.
 
-A table on a terminal uses its width and colours; anywhere else each row is one line,
-whatever its length, for the next program in the pipe.
+A table on a terminal has colours, and folds its sentences to the width of it; names are
+never folded, because people copy them. Anywhere else each row is one line, whatever its
+length, for the next program in the pipe.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 WIDE_ENOUGH = 4096
 """Columns of a table that nobody looks at on a screen."""
 NOTHING = "-"
+WORDS = 24
+"""Columns that a sentence has at least."""
 
+_PLAIN = "\x1b[0m"
+_BLANKS = re.compile(r"( |\x1b\[[0-9;]*m)+$")
+"""The end of a line that nobody sees, and that a narrow terminal makes another line of."""
 _COLOURS = {
     "yes": "green",
     "ready": "green",
@@ -36,22 +43,32 @@ _COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; ``wide`` ones are shown only on request."""
+    """A column of a table; ``wide`` ones are shown only on request, ``prose`` is sentences."""
 
     title: str
     wide: bool = False
+    prose: bool = False
 
 
 def forge_table(
-    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, wide: bool
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, wide: bool, cut: bool = False
 ) -> table.Table:
-    """Return a table without lines, as kubectl prints them."""
+    """Return a table without lines, as kubectl prints them.
+
+    With ``cut`` a name that finds no room ends in an ellipsis: for what must stay in its place
+    on a screen.
+    """
     from rich import table, text
 
     shown = [number for number, column in enumerate(columns) if wide or not column.wide]
     made = table.Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for number in shown:
-        made.add_column(columns[number].title.upper(), overflow="fold")
+        column = columns[number]
+        made.add_column(
+            column.title.upper(),
+            no_wrap=not column.prose,
+            overflow="ellipsis" if cut else "fold",
+        )
     for row in rows:
         cells = [row[number] or NOTHING for number in shown]
         made.add_row(*(text.Text(cell, style=_COLOURS.get(cell.lower(), "")) for cell in cells))
@@ -64,15 +81,29 @@ def print_table(
     """Print a table to standard output."""
     from rich import console
 
-    made = forge_table(columns, rows, wide=wide)
+    cells = list(rows)
+    made = forge_table(columns, cells, wide=wide)
     if sys.stdout.isatty():
-        console.Console(highlight=False).print(made)
-        return
-    plain = console.Console(width=WIDE_ENOUGH, color_system=None, highlight=False)
-    with plain.capture() as captured:
-        plain.print(made)
+        screen = console.Console(highlight=False)
+        # A line that has no room is the terminal's to fold, as it is with kubectl.
+        screen.width = max(screen.width, _least_width(columns, cells, wide=wide))
+    else:
+        screen = console.Console(width=WIDE_ENOUGH, color_system=None, highlight=False)
+    with screen.capture() as captured:
+        screen.print(made)
     for line in captured.get().splitlines():
-        print(line.rstrip())
+        print(_BLANKS.sub(_PLAIN if _PLAIN in line else "", line))
+
+
+def _least_width(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, wide: bool) -> int:
+    """Return how wide a table must be for all names, and a few words of each sentence."""
+    total = 0
+    for number, column in enumerate(columns):
+        if wide or not column.wide:
+            longest = max((len(row[number]) for row in rows), default=0)
+            longest = max(longest, len(column.title))
+            total += (min(longest, WORDS) if column.prose else longest) + len("   ")
+    return total
 
 
 def print_document(document: Any, form: options.Format) -> None:

@@ -16,7 +16,7 @@ _RIGHTS = (
     output.Column("permission"),
     output.Column("where"),
     output.Column("granted"),
-    output.Column("for"),
+    output.Column("for", prose=True),
     output.Column("missing"),
 )
 _PEERS = (
@@ -27,8 +27,8 @@ _PEERS = (
     output.Column("last contact"),
     output.Column("token ends"),
     output.Column("renewed", wide=True),
-    output.Column("namespaces", wide=True),
-    output.Column("message", wide=True),
+    output.Column("namespaces", wide=True, prose=True),
+    output.Column("message", wide=True, prose=True),
 )
 
 
@@ -107,7 +107,7 @@ def _peer_row(peer: peers.Peer) -> list[str]:
         peer.last_contact,
         f"in {left}" if left and not left.startswith("-") else left and "ended",
         "yes" if peer.renewed else "no",
-        ",".join(shown),
+        ", ".join(shown),
         peer.trouble,
     ]
 

@@ -151,7 +151,7 @@ class _Live:
     def take(self, rows: Sequence[whereabouts.Row]) -> None:
         """Show how it is now."""
         cells = [_cells(row) for row in rows]
-        table = output.forge_table(_COLUMNS, cells, wide=self._wide)
+        table = output.forge_table(_COLUMNS, cells, wide=self._wide, cut=True)
         self._live.update(table, refresh=True)
 
 
