@@ -99,6 +99,17 @@ class Desk:
         document = yaml.safe_load(await self.kubeconfig_of(name))
         return str(document["users"][0]["user"]["token"])
 
+    async def put_kubeconfig(self, text: str, name: str = "milan") -> None:
+        """Put another kubeconfig into the Secret of a peer."""
+        data = {"kubeconfig": base64.b64encode(text.encode()).decode()}
+        await self.consumer.merge(f"{fabric.SECRETS}/peer-{name}", {"data": data})
+
+    async def put_token(self, token: str, name: str = "milan") -> None:
+        """Put another token into the Secret of a peer."""
+        document = yaml.safe_load(await self.kubeconfig_of(name))
+        document["users"][0]["user"]["token"] = token
+        await self.put_kubeconfig(yaml.safe_dump(document), name)
+
 
 @pytest.fixture(scope="session")
 def planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planes]:

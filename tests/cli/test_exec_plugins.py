@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pathlib
+import signal
 
 import pytest
 import yaml
 
 from csi_liqo.kube import api
 from csi_liqo.model import errors
+from tests import control_planes
 from tests.cli import conftest
+from tests.cluster import fabric
 
 VERSION = "client.authentication.k8s.io/v1"
 
@@ -54,6 +58,94 @@ async def test_any_other_program_is_refused_and_not_run(
         await api.Api.from_kubeconfig_text(text, [str(plugin)] if allowed is None else allowed)
 
     assert not (tmp_path / "ran").exists()
+
+
+async def test_the_commands_start_what_they_are_allowed_to_and_nothing_else(
+    desk: conftest.Desk, tmp_path: pathlib.Path
+) -> None:
+    await desk.add("--namespace=plugged")
+    plugin = forge_plugin(tmp_path, await desk.token_of())
+    await desk.put_kubeconfig(kubeconfig_with(await desk.kubeconfig_of(), plugin))
+    doctor = ("doctor", "--consumer-id=rome", "-o", "json")
+    where = ("where", "--retained", "--consumer-id=rome")
+    allowed = f"--allowed-exec-plugins={plugin}"
+
+    refused = (await desk(*doctor)).document
+    unlisted = await desk(*where)
+
+    said = [item for item in refused if "the kubeconfig uses exec" in item["finding"]]
+    assert [item["level"] for item in said] == ["error"]
+    assert "out of sight: cluster milan (the kubeconfig uses exec" in unlisted.err
+    assert not (tmp_path / "ran").exists()
+
+    found = (await desk(*doctor, allowed)).document
+    listed = await desk(*where, allowed)
+
+    assert not [item for item in found if "uses exec" in item["finding"]]
+    assert any("RemoteCluster milan does not grant events" in i["finding"] for i in found)
+    assert "out of sight" not in listed.err
+    assert (tmp_path / "ran").exists()
+
+
+async def test_what_the_controller_alone_may_start_is_no_error(
+    desk: conftest.Desk, tmp_path: pathlib.Path
+) -> None:
+    await desk.add("--namespace=plugged")
+    plugin = forge_plugin(tmp_path, "token")
+    await desk.put_kubeconfig(kubeconfig_with(await desk.kubeconfig_of(), plugin))
+    path = "/apis/apps/v1/namespaces/csi-liqo/deployments/csi-liqo-controller"
+    before = (await desk.consumer.get(path))["spec"]["template"]["spec"]["containers"]
+    for container in (after := copy.deepcopy(before)):
+        if container["args"][0] == "controller":
+            container["args"].append(f"--allowed-exec-plugins={plugin}")
+    await desk.consumer.merge(path, deployment_of(after))
+
+    try:
+        found = (await desk("doctor", "--consumer-id=rome", "-o", "json")).document
+    finally:
+        await desk.consumer.merge(path, deployment_of(before))
+
+    [said] = [item for item in found if f"starts {plugin}" in item["finding"]]
+    assert (said["level"], said["check"]) == ("unseen", "permissions")
+    assert f"--allowed-exec-plugins={plugin}" in said["remedy"]
+    assert not (tmp_path / "ran").exists()
+
+
+def deployment_of(containers: list[fabric.Json]) -> fabric.Json:
+    return {"spec": {"template": {"spec": {"containers": containers}}}}
+
+
+async def test_the_controller_speaks_to_a_provider_with_what_an_allowed_program_tells(
+    driver: fabric.Fabric, desk: conftest.Desk, tmp_path: pathlib.Path
+) -> None:
+    token = await desk.token_of()
+    plugin = forge_plugin(tmp_path, token)
+    await desk.put_kubeconfig(kubeconfig_with(await desk.kubeconfig_of(), plugin))
+    await control_planes.wait_until(desk.consumer, fabric.REMOTE_CLUSTERS, "milan", refuses_exec)
+    assert not (tmp_path / "ran").exists()
+    await driver.controller.end(signal.SIGTERM)
+    kubeconfig = desk.rome.kubeconfig_for(fabric.CONTROLLER_USER)
+    option = f"--allowed-exec-plugins={plugin}"
+    command = fabric.controller_command(driver.socket, kubeconfig, option)
+    allowing = fabric.Process(command, tmp_path / "allowing.log")
+    await allowing.start()
+    try:
+        await control_planes.wait_until(
+            desk.consumer, fabric.REMOTE_CLUSTERS, "milan", fabric.is_ready
+        )
+        await driver.claim_on("data", "milan")
+        _, volume = await driver.bound("data")
+        await driver.drop("data")
+        await driver.volume_gone(volume["metadata"]["name"])
+    finally:
+        await allowing.end(signal.SIGTERM)
+        await driver.controller.start()
+    assert token.rpartition(".")[2] not in allowing.log.read_text()
+
+
+def refuses_exec(remote: fabric.Json | None) -> bool:
+    conditions = (remote or {}).get("status", {}).get("conditions", [])
+    return any("the kubeconfig uses exec" in item["message"] for item in conditions)
 
 
 def kubeconfig_with(text: str, plugin: pathlib.Path, **more: object) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import time
 
 import pytest
+import yaml
 
 from csi_liqo.kube import api, collection, resources, server
 from csi_liqo.model import credentials, errors, names
 from csi_liqo.reconcilers import tokens
 from tests import control_planes
-from tests.cli import conftest
+from tests.cli import aging, conftest
 from tests.cluster import fabric
 
 KEY = ("csi-liqo", "peer-milan")
@@ -107,3 +109,35 @@ async def test_the_controller_goes_on_with_a_rotated_token(
     log = driver.controller.log.read_text()
     assert old not in log
     assert await desk.token_of() not in log
+
+
+async def test_the_controller_renews_a_token_by_itself_and_no_call_is_lost(
+    driver: fabric.Fabric, desk: conftest.Desk
+) -> None:
+    await driver.claim_on("before", "milan")
+    await driver.bound("before")
+    now = int(time.time())
+    old = aging.aged(desk.milan, await desk.token_of(), issued_at=now - 7200, expires_at=now + 3600)
+    await desk.put_token(old)
+
+    found = await control_planes.wait_until(
+        desk.consumer, fabric.SECRETS, "peer-milan", lambda secret: token_in(secret) != old
+    )
+
+    new = token_in(found)
+    fresh = credentials.read_token(new)
+    assert fresh is not None
+    assert fresh.lifetime_seconds == 10800
+    assert fresh.expires_at > now + 7200
+    await driver.claim_on("after", "milan")
+    await driver.bound("after")
+    log = driver.controller.log.read_text()
+    assert "renewed the token in Secret csi-liqo/peer-milan" in log
+    for token in (old, new):
+        assert token.rpartition(".")[2] not in log
+
+
+def token_in(secret: fabric.Json | None) -> str:
+    assert secret is not None
+    text = base64.b64decode(secret["data"]["kubeconfig"]).decode()
+    return str(yaml.safe_load(text)["users"][0]["user"]["token"])

@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import pathlib
+import pty
+import signal
+import termios
 from collections.abc import AsyncIterator
 
 import pytest
@@ -97,6 +100,41 @@ async def test_watching_prints_a_line_for_each_change(
         await driver.drop("second")
         while seen[-1][2] != "Gone":
             seen.append(await anext(lines))
+
+
+async def test_watching_on_a_terminal_shows_one_table_that_changes(
+    driver: fabric.Fabric, desk: conftest.Desk, reader: pathlib.Path
+) -> None:
+    await driver.claim_on("first", "rome-1")
+    await driver.bound("first")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 200))
+    shown = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        protocol = asyncio.StreamReaderProtocol(shown)
+        transport, _ = await loop.connect_read_pipe(lambda: protocol, screen)
+        process = await asyncio.create_subprocess_exec(
+            *(*fabric.PROGRAM, "where", "--watch", "-n", desk.namespace),
+            stdout=theirs,
+            env={**os.environ, "KUBECONFIG": str(reader), "TERM": "xterm"},
+        )
+        os.close(theirs)
+        try:
+            async with asyncio.timeout(40):
+                await shown.readuntil(b"REAL CLASS")
+                await shown.readuntil(b"first")
+                await driver.claim_on("second", "rome-2")
+                await shown.readuntil(b"REAL CLASS")
+                await shown.readuntil(b"second")
+            process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                assert await process.wait() in (130, -signal.SIGINT)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            transport.close()
 
 
 async def test_without_the_right_to_read_volumes_the_error_says_so_in_one_line(

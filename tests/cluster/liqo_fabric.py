@@ -13,7 +13,7 @@ import dataclasses
 import pathlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import yaml
 
@@ -36,6 +36,23 @@ def install_liqo(rome: control_plane.ControlPlane) -> None:
 def remove_liqo(rome: control_plane.ControlPlane) -> None:
     """Take Liqo's kinds away, with all their objects."""
     fabric.kubectl(rome, "delete", "--ignore-not-found", "-f", str(MANIFESTS / "definitions.yaml"))
+
+
+@contextlib.contextmanager
+def installed(
+    rome: control_plane.ControlPlane, milan: control_plane.ControlPlane
+) -> Iterator[None]:
+    """Leave the two clusters as Liqo does; nothing of it is there for later tests."""
+    fabric.kubectl(rome, "apply", "-k", str(fabric.ROOT / "deploy/liqo"))
+    fabric.kubectl(milan, "apply", "-f", str(MANIFESTS / "provider-rights.yaml"))
+    fabric.kubectl(
+        *(milan, "create", "clusterrolebinding", "liqo-tenant-rome", "--group=rome"),
+        "--clusterrole=liqo-virtual-kubelet-remote-clusterwide",
+    )
+    install_liqo(rome)
+    yield
+    remove_liqo(rome)
+    fabric.kubectl(milan, "delete", "clusterrolebinding", "liqo-tenant-rome")
 
 
 def liqo_kubeconfig(milan: control_plane.ControlPlane) -> str:

@@ -26,17 +26,8 @@ Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 @pytest.fixture(scope="module")
 def with_liqo(prepared: Planes) -> Iterator[Planes]:
-    """The two clusters as Liqo leaves them; nothing of it is there for other tests."""
-    rome, milan = prepared
-    fabric.kubectl(rome, "apply", "-k", str(fabric.ROOT / "deploy/liqo"))
-    fabric.kubectl(milan, "apply", "-f", str(liqo_fabric.MANIFESTS / "provider-rights.yaml"))
-    fabric.kubectl(
-        *(milan, "create", "clusterrolebinding", "liqo-tenant-rome", "--group=rome"),
-        "--clusterrole=liqo-virtual-kubelet-remote-clusterwide",
-    )
-    liqo_fabric.install_liqo(rome)
-    yield prepared
-    liqo_fabric.remove_liqo(rome)
+    with liqo_fabric.installed(*prepared):
+        yield prepared
 
 
 @pytest.fixture
