@@ -239,6 +239,7 @@ def says_gone(volume: fabric.Json | None) -> bool:
 
 async def findings(desk: conftest.Desk, *more: str) -> list[dict[str, str]]:
     found: list[dict[str, str]] = (await desk("doctor", "-o", "json", *more)).document
+    assert all(item["remedy"] for item in found if item["level"] != "ok"), found
     return found
 
 

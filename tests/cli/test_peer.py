@@ -55,11 +55,50 @@ async def test_a_provider_is_introduced_with_the_rights_that_are_needed(
         assert not can(desk, verb, kind, namespace), (verb, kind)
 
 
-async def test_each_further_grant_is_given_by_name(desk: conftest.Desk) -> None:
+async def test_each_further_grant_is_given_by_its_name_alone(desk: conftest.Desk) -> None:
     remote = f"rome-{desk.namespace}"
-    await desk.add(f"--namespace={desk.namespace}={remote}")
+    first = await desk.add(f"--namespace={desk.namespace}={remote}")
+    for grant in grants.OPTIONAL.values():
+        where = "*" if grant.everywhere else remote
+        assert f"without {grant.name} in {where}: {grant.cost}" in first.out
+
+    named: set[str] = set()
+    for name in grants.OPTIONAL:
+        done = await desk.add(f"--grant={name}", "--output=json")
+        named.add(name)
+        rights = {item["grant"]: item["granted"] for item in done.document["rights"]}
+        assert {given for given, granted in rights.items() if granted} == {
+            *("claims", "identity", "token"),
+            *named,
+        }
+        assert all(item["cost"] for item in done.document["rights"] if not item["granted"])
+
+    last = await desk.add()
+    assert "without" not in last.out
+    for verb, kind, namespace in (
+        ("list", "persistentvolumes", ""),
+        ("patch", "persistentvolumes", ""),
+        ("watch", "csistoragecapacities.storage.k8s.io", ""),
+        ("list", "storageclasses.storage.k8s.io", ""),
+        ("list", "events", remote),
+        ("patch", "configmaps", remote),
+    ):
+        assert can(desk, verb, kind, namespace), (verb, kind)
+    for verb, kind, namespace in (
+        ("delete", "persistentvolumes", ""),
+        ("get", "configmaps", remote),
+        ("create", "configmaps", "default"),
+        ("list", "events", "default"),
+        ("get", "secrets", "csi-liqo-consumers"),
+    ):
+        assert not can(desk, verb, kind, namespace), (verb, kind)
+
+
+async def test_several_grants_are_given_at_once(desk: conftest.Desk) -> None:
+    remote = f"rome-{desk.namespace}"
 
     done = await desk.add(
+        f"--namespace={desk.namespace}={remote}",
         "--grant=offered-classes,volumes",
         "--grant=events,capacity,repair,teardown",
         "--output=json",
@@ -77,8 +116,6 @@ async def test_each_further_grant_is_given_by_name(desk: conftest.Desk) -> None:
         ("repair", "*"): True,
         ("token", "csi-liqo-consumers"): True,
     }
-    assert can(desk, "list", "persistentvolumes", "")
-    assert can(desk, "list", "events", remote)
 
 
 async def test_to_add_a_provider_again_writes_nothing(desk: conftest.Desk) -> None:
@@ -430,12 +467,24 @@ async def test_a_provider_that_holds_volumes_is_kept_or_forgotten_and_found_agai
     assert f"kept twin {driver.remote_namespace}/data in the provider" in forgotten.out
     twin = await desk.provider.get(f"{driver.remote_claims}/data")
     assert "deletionTimestamp" not in twin["metadata"]
+    assert twin["status"]["phase"] == "Bound"
+    real = await desk.provider.get(f"{fabric.VOLUMES}/{twin['spec']['volumeName']}")
+    assert pathlib.Path(real["spec"]["hostPath"]["path"]).is_dir()
+    kept = await desk.consumer.get(f"{fabric.VOLUMES}/{name}")
+    assert kept["metadata"]["annotations"]["csi.liqo.io/forgotten"] == "milan"
+    told = (await desk("doctor", "--consumer-id=rome", "-o", "json")).document
+    said = [
+        item for item in told if f"volume {name}: its home milan was removed" in item["finding"]
+    ]
+    assert [item["level"] for item in said] == ["warning"]
     rows = (await desk("where", "-n", desk.namespace)).rows
     assert [row["state"] for row in rows] == ["Forgotten"]
 
     again = await desk.add(f"--namespace={desk.namespace}={driver.remote_namespace}")
 
     assert again.code == 0, again.err
+    found = await desk.consumer.get(f"{fabric.VOLUMES}/{name}")
+    assert "csi.liqo.io/forgotten" not in found["metadata"]["annotations"]
     rows = (await desk("where", "-n", desk.namespace)).rows
     assert [row["state"] for row in rows] != ["Forgotten"]
     await control_planes.wait_until(desk.consumer, fabric.REMOTE_CLUSTERS, "milan", fabric.is_ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from tests import control_planes
@@ -82,6 +83,12 @@ async def test_a_twin_that_somebody_deleted_is_repaired_on_command(
     real = (await desk.consumer.get(f"{driver.twins}/{twin[1]}"))["spec"]["volumeName"]
     fabric.kubectl(desk.rome, "-n", twin[0], "delete", "pvc", twin[1], "--wait=false")
 
+    async with asyncio.timeout(30):
+        state = ""
+        while state != "TwinDeleted":  # the controller says so on the volume
+            [row] = (await desk("where", "-n", driver.namespace)).rows
+            state = row["state"]
+
     done = await desk("doctor", "--repair", "--consumer-id=rome", "-o", "json")
 
     assert f"volume {name}: twin {twin[0]}/{twin[1]}" in done.err
@@ -90,6 +97,8 @@ async def test_a_twin_that_somebody_deleted_is_repaired_on_command(
     assert "deletionTimestamp" not in again["metadata"]
     assert again["spec"]["volumeName"] == real
     assert not [item for item in done.document if name in item["finding"]], done.out
+    [row] = (await desk("where", "-n", driver.namespace)).rows
+    assert row["state"] == "Bound"
 
 
 async def test_a_twin_that_is_not_there_cannot_be_adopted(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
+from typing import Final
 
-from csi_liqo.model import errors, health, names
+from csi_liqo.model import errors, health, names, objects
 from csi_liqo.service.controller import clusters, fate, repair
 from csi_liqo.service.tools import virtual
 
 _REPAIRABLE = (health.Health.DELETED, health.Health.GONE)
+SEEN_SECONDS: Final = 5.0
+"""How long the controller may take to say on a volume that it is well again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,5 +42,19 @@ async def mend(
         except errors.Error as error:
             done.append(Mended(volume=volume.name, trouble=str(error)))
         else:
+            await _seen(consumer, volume.name)
             done.append(Mended(volume=volume.name, twin=twin.reference))
     return done
+
+
+async def _seen(consumer: clusters.Consumer, name: str) -> None:
+    """Give the controller a moment: what it said before would be told as if it still were."""
+    bad = {one.value for one in _REPAIRABLE}
+
+    def well(volume: objects.PersistentVolume | None) -> bool | None:
+        said = "" if volume is None else volume.metadata.annotations.get(names.HEALTH_ANNOTATION)
+        return None if said in bad else True
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SEEN_SECONDS):
+            await consumer.volumes.wait("", name, well)
