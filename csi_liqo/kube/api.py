@@ -230,6 +230,10 @@ class Api:
             raise answers.no_answer(method, path, error) from None
         response: aiohttp.ClientResponse = answer.response
         try:
+            if response.status == 401:
+                program = client.configuration.refresh_api_key_hook
+                if isinstance(program, kubeconfigs.Program):
+                    program.refuse()
             if response.status >= 400:
                 raise await answers.refusal(method, path, response)
             yield response

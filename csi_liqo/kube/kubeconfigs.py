@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import time
 import urllib.parse
 from collections.abc import Collection, Iterator
 from typing import Any, Final
@@ -12,7 +14,7 @@ import yaml
 from kubernetes.aio import client as aio_client
 from kubernetes.aio import config as aio_config
 
-from csi_liqo.model import errors, objects
+from csi_liqo.model import credentials, errors, objects
 
 
 def read(secret: objects.Secret | None, reference: objects.SecretReference) -> str:
@@ -32,13 +34,65 @@ def read(secret: objects.Secret | None, reference: objects.SecretReference) -> s
         raise errors.PreconditionError(f"{where}: key {reference.key} is no text") from None
 
 
+AGAIN_SECONDS: Final = 5.0
+"""How soon a program is asked again, whatever it told."""
+SPARE_SECONDS: Final = 60.0
+"""How long before its end a token is exchanged."""
+
+
 async def load(text: str, exec_plugins: Collection[str]) -> aio_client.Configuration:
     """Return what a kubeconfig's current context says; use it within ``complaints``."""
     configuration = aio_client.Configuration()
     document = yaml.safe_load(text)
     _refuse_local_access(document, exec_plugins)
-    await aio_config.load_kube_config_from_dict(document, client_configuration=configuration)
+    loader = await aio_config.load_kube_config_from_dict(
+        document, client_configuration=configuration
+    )
+    program = credentials.program_of(text)
+    if program:
+        if "BearerToken" in configuration.api_key:
+            configuration.refresh_api_key_hook = Program(loader)
+        elif not configuration.cert_file:  # the client logs why, and goes on without
+            raise errors.PreconditionError(
+                f"program {program}, which the kubeconfig names, told no credential; see the log"
+            )
     return configuration
+
+
+class Program:
+    """The program that tells a token: asked again before that ends, and when it is refused.
+
+    The client asks it once, when the kubeconfig is loaded (kubernetes 37.0.2,
+    aio/config/kube_config.py, load_from_exec_plugin), and its tokens may live for minutes.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._asking = asyncio.Lock()
+        self._refused = False
+        self._asked_at = time.monotonic()
+
+    async def __call__(self, configuration: aio_client.Configuration) -> None:
+        """Have a token that may be used; called before each request."""
+        async with self._asking:
+            if time.monotonic() - self._asked_at < AGAIN_SECONDS or not self._ended():
+                return
+            self._refused = False
+            # Kept would be what it told before, until that ends.
+            vars(self._loader).pop("exec_plugin_expiry", None)
+            await self._loader.load_from_exec_plugin()
+            self._asked_at = time.monotonic()
+            configuration.api_key["BearerToken"] = self._loader.token
+
+    def refuse(self) -> None:
+        """Hear that its token was refused: another is asked for before the next request."""
+        self._refused = True
+
+    def _ended(self) -> bool:
+        ends = getattr(self._loader, "exec_plugin_expiry", None)
+        return self._refused or (
+            ends is not None and ends.timestamp() - time.time() < SPARE_SECONDS
+        )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import pathlib
 import signal
@@ -10,10 +11,10 @@ import signal
 import pytest
 import yaml
 
-from csi_liqo.kube import api
+from csi_liqo.kube import api, kubeconfigs
 from csi_liqo.model import errors
 from tests import control_planes
-from tests.cli import conftest
+from tests.cli import conftest, test_peer
 from tests.cluster import fabric
 
 VERSION = "client.authentication.k8s.io/v1"
@@ -21,11 +22,20 @@ VERSION = "client.authentication.k8s.io/v1"
 
 def forge_plugin(directory: pathlib.Path, token: str) -> pathlib.Path:
     """Return a program that tells a token, and leaves a trace of having run."""
-    credential = {"apiVersion": VERSION, "kind": "ExecCredential", "status": {"token": token}}
+    tell(directory, token)
     plugin = directory / "plugin"
-    plugin.write_text(f"#!/bin/sh\ntouch {directory}/ran\necho '{json.dumps(credential)}'\n")
+    plugin.write_text(f"#!/bin/sh\ntouch {directory}/ran\ncat {directory}/told\n")
     plugin.chmod(0o755)
     return plugin
+
+
+def tell(directory: pathlib.Path, token: str, **more: str) -> None:
+    """Have the program tell another token from now on."""
+    status = {"token": token, **more}
+    credential = {"apiVersion": VERSION, "kind": "ExecCredential", "status": status}
+    fresh = directory / "told.new"
+    fresh.write_text(json.dumps(credential))
+    fresh.replace(directory / "told")
 
 
 async def test_an_allowed_program_tells_the_token(
@@ -135,12 +145,52 @@ async def test_the_controller_speaks_to_a_provider_with_what_an_allowed_program_
         )
         await driver.claim_on("data", "milan")
         _, volume = await driver.bound("data")
+
+        # It has no end that it says, so its refusal is what has the program asked again.
+        account = ("-n", "csi-liqo-consumers")
+        fresh = fabric.kubectl(desk.milan, *account, "create", "token", "rome").strip()
+        tell(tmp_path, fresh)
+        selector = "--selector=csi.liqo.io/token-of=rome"
+        fabric.kubectl(desk.milan, *account, "delete", "secrets", selector)
+        await test_peer.wait_until_refused(desk, token)
         await driver.drop("data")
-        await driver.volume_gone(volume["metadata"]["name"])
+        await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=60)
     finally:
         await allowing.end(signal.SIGTERM)
         await driver.controller.start()
-    assert token.rpartition(".")[2] not in allowing.log.read_text()
+    log = allowing.log.read_text()
+    assert token.rpartition(".")[2] not in log
+    assert fresh.rpartition(".")[2] not in log
+
+
+async def test_a_program_that_tells_nothing_is_named(
+    desk: conftest.Desk, tmp_path: pathlib.Path
+) -> None:
+    await desk.add("--namespace=plugged")
+    plugin = forge_plugin(tmp_path, "token")
+    plugin.write_text("#!/bin/sh\nexit 3\n")
+    text = kubeconfig_with(await desk.kubeconfig_of(), plugin)
+
+    with pytest.raises(errors.PreconditionError, match="plugin, which the kubeconfig names, told"):
+        await api.Api.from_kubeconfig_text(text, [str(plugin)])
+
+
+async def test_a_program_is_asked_again_before_its_token_ends(
+    desk: conftest.Desk, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubeconfigs, "AGAIN_SECONDS", 0)
+    await desk.add("--namespace=plugged")
+    claims = "/api/v1/namespaces/plugged/persistentvolumeclaims"
+    token = await desk.token_of()
+    plugin = forge_plugin(tmp_path, token)
+    text = kubeconfig_with(await desk.kubeconfig_of(), plugin)
+    for seconds, again in ((3600, False), (30, True)):
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        tell(tmp_path, token, expirationTimestamp=ends.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        async with await api.Api.from_kubeconfig_text(text, [str(plugin)]) as server:
+            (tmp_path / "ran").unlink()
+            await server.request("GET", claims)
+            assert (tmp_path / "ran").exists() is again
 
 
 def refuses_exec(remote: fabric.Json | None) -> bool:
