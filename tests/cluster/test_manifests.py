@@ -168,7 +168,9 @@ CONTROLLER_RIGHTS = [
     ("patch", "remoteclusters.csi.liqo.io", "", True),
     ("update", "remoteclusters.csi.liqo.io", "", False),
     ("delete", "remoteclusters.csi.liqo.io", "", False),
+    ("list", "namespaces", "", True),
     ("get", "namespaces", "", False),
+    ("watch", "namespaces", "", False),
     ("create", "pods", "csi-liqo", False),
     ("get", "pods", "default", False),
     ("create", "clusterroles.rbac.authorization.k8s.io", "", False),
@@ -191,9 +193,9 @@ CONTROLLER_RIGHTS = [
 
 
 @pytest.mark.parametrize(("verb", "kind", "namespace", "granted"), CONTROLLER_RIGHTS)
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
 def test_the_controller_may_do_this_and_no_more(
     both: control_plane.ControlPlane,
-@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
     user: str,
     verb: str,
     kind: str,
@@ -285,10 +287,10 @@ def test_a_consumer_lists_classes_and_gets_none_by_itself(prepared: Planes) -> N
     assert not can(prepared[1], fabric.CONSUMER_USER, "get", "storageclasses.storage.k8s.io", "")
 
 
-    assert not can(prepared[1], fabric.CONSUMER_USER, "patch", "persistentvolumes", "")
-
 def test_a_consumer_may_not_repair_without_its_own_grant(prepared: Planes) -> None:
     assert can(prepared[1], fabric.CONSUMER_USER, "list", "persistentvolumes", "")
+    assert not can(prepared[1], fabric.CONSUMER_USER, "patch", "persistentvolumes", "")
+
 
 WORKLOADS = [
     "deployment/csi-liqo-controller",
