@@ -18,9 +18,31 @@ CONNECTION_ERRORS: Final = (TimeoutError, OSError, aiohttp.ClientError)
 """What a connection can raise instead of an answer."""
 
 
+_PATCH_FAILED: Final = "the server rejected our request due to an error in our request"
+"""What is said of a JSON patch that does not fit the object, whatever does not
+(kubernetes v1.37.2, apiserver/pkg/endpoints/handlers/patch.go:414)."""
+
+
+class _Cause(msgspec.Struct):
+    field: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: tuple[_Cause, ...] = ()
+
+
 class _Status(msgspec.Struct):
     message: str = ""
     reason: str = ""
+    details: _Details | None = None
+
+    @property
+    def of_precondition(self) -> bool:
+        """Whether the object is not as the write took it to be; anything else is refused anew."""
+        causes = self.details.causes if self.details is not None else ()
+        return self.message.startswith(_PATCH_FAILED) or any(
+            cause.field == "metadata.uid" for cause in causes
+        )
 
 
 def no_answer(method: str, path: str, error: BaseException) -> errors.ApiUnavailableError:
@@ -64,14 +86,19 @@ async def refusal(method: str, path: str, response: aiohttp.ClientResponse) -> e
         status = _Status()
     message = status.message or f"{method} {path}: HTTP status {response.status}"
     match response.status:
+        case 404 if not status.reason and path.startswith("/api/v1/"):
+            # Every API server serves that group: something before it has answered instead.
+            kind: type[errors.ApiError] = errors.ApiUnavailableError
         case 404 | 410:
-            kind: type[errors.ApiError] = errors.ApiNotFoundError
+            kind = errors.ApiNotFoundError
         case 409 if status.reason == "AlreadyExists":
             kind = errors.ApiAlreadyExistsError
         case 409:
             kind = errors.ApiConflictError
         case 403:
             kind = errors.ApiForbiddenError
+        case 422 if status.of_precondition:
+            kind = errors.ApiConflictError
         case 400 | 413 | 415 | 422:
             kind = errors.ApiInvalidError
         case _:

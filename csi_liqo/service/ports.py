@@ -74,7 +74,7 @@ class Objects(Protocol[T_co]):
         """Change an object, and return it as stored.
 
         Raises:
-            errors.ApiConflictError, errors.ApiInvalidError: a precondition in the patch failed.
+            errors.ApiConflictError: a precondition in the patch failed.
             errors.ApiError: any other refusal.
         """
 

@@ -110,3 +110,15 @@ async def test_what_cannot_be_an_address_or_a_token_is_refused_unquoted(
             pass
 
     assert PASSWORD not in "".join(traceback.format_exception(raised.value))
+
+
+async def test_only_an_api_server_can_say_that_a_claim_does_not_exist() -> None:
+    """What stands before one, as a load balancer, has a "404" of its own."""
+    async with (
+        listening(answering(b"404 Not Found")) as address,
+        await api.Api.from_kubeconfig_text(
+            kubeconfig(f"http://{address.rpartition('@')[2]}")
+        ) as server,
+    ):
+        with pytest.raises(errors.ApiUnavailableError, match="404"):
+            await server.request("GET", "/api/v1/namespaces/n/persistentvolumeclaims/data")
