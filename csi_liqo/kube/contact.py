@@ -52,6 +52,10 @@ class State(enum.Enum):
     OPEN = "it does not answer, or is not to be spoken to"
 
 
+class _NotSentError(errors.ApiUnavailableError):
+    """A call was not sent, so it says nothing of the provider."""
+
+
 class Contact:
     """The circuit before one provider, its probe, and the bounds on what passes."""
 
@@ -147,7 +151,13 @@ class Contact:
             ) from None
         began = asyncio.get_running_loop().time()
         try:
+            if not await self.settle(DOUBT_SECONDS):  # it may have changed while this waited
+                raise _NotSentError(
+                    f"cluster {self._cluster_id} is not asked any more: {self.trouble}"
+                )
             yield
+        except _NotSentError:
+            raise
         except errors.ApiUnavailableError as error:
             self._call_failed(error)
             raise
@@ -168,6 +178,7 @@ class Contact:
         """Let one list, or the opening of one watch, pass once the provider is well."""
         await self._good.wait()
         async with self._openings:
+            await self._good.wait()  # it may have changed while this waited for its turn
             try:
                 yield
             except errors.ApiUnavailableError as error:

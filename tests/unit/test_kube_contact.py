@@ -69,6 +69,43 @@ async def test_a_broken_connection_lets_nothing_pass_before_the_probe_looked() -
         assert not passed
 
 
+async def test_a_call_that_waited_for_its_turn_is_not_sent_to_another_cluster() -> None:
+    provider = Provider()
+    sent: list[int] = []
+    async with kept(provider.probe) as circuit, asyncio.TaskGroup() as tasks:
+        await circuit.settle(1)
+        full, answered = asyncio.Event(), asyncio.Event()
+
+        async def call(number: int) -> None:
+            async with circuit.call():
+                sent.append(number)
+                if len(sent) == contact.CALLS_AT_ONCE:
+                    full.set()
+                await answered.wait()
+
+        for number in range(contact.CALLS_AT_ONCE):
+            tasks.create_task(call(number))
+        late = tasks.create_task(_outcome(call(-1)))
+        await full.wait()
+        await asyncio.sleep(0)  # the late one waits for its turn
+        provider.trouble = errors.PreconditionError("another cluster answers")
+        circuit.doubt(AWAY)
+        answered.set()
+        refusal = await late
+
+    assert isinstance(refusal, errors.ApiUnavailableError)
+    assert "another cluster answers" in str(refusal)
+    assert -1 not in sent
+
+
+async def _outcome(call: Awaitable[None]) -> Exception | None:
+    try:
+        await call
+    except errors.Error as error:
+        return error
+    return None
+
+
 async def test_the_circuit_opens_after_failures_and_calls_fail_at_once() -> None:
     provider = Provider()
     async with kept(provider.probe) as circuit:
