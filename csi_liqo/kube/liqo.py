@@ -58,7 +58,7 @@ class LiqoClusters:
     @property
     def synced(self) -> bool:
         """Whether all that Liqo says is known. Where it is not installed, that is nothing."""
-        return all(kind.synced for kind in self._kinds)
+        return self.filled.is_set() and all(kind.synced for kind in self._kinds)
 
     def _virtual_node_changed(
         self, before: liqo.VirtualNode | None, after: liqo.VirtualNode | None

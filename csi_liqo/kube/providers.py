@@ -93,8 +93,10 @@ class Providers:
         return "" if report is None or report.connected else report.message
 
     def complete(self) -> bool:
+        # Not only the connections there are: some may not have been begun, and two
+        # descriptions of one id keep each other from being used.
         return self._remote_clusters.synced and all(
-            known.cluster is not None for known in self._all()
+            self.get(known.spec.cluster_id) is not None for known in self._remote_clusters.all()
         )
 
     def described(self) -> frozenset[str] | None:
