@@ -35,9 +35,11 @@ class Teardown:
             cluster_id=settings.cluster_id,
             driver=settings.driver_name,
         )
-        lent = lent_namespaces.LentNamespaces(remotes.all, namespaces_of, settings.cluster_id)
+        self._lent_counts = lent_namespaces.LentNamespaces(
+            remotes.all, namespaces_of, settings.cluster_id
+        )
         self._homes = runner.Runner("volumes-by-home", self._counted.reconcile, workers=1)
-        self._lent = runner.Runner("twins-by-namespace", lent.reconcile, workers=1)
+        self._lent = runner.Runner("twins-by-namespace", self._lent_counts.reconcile, workers=1)
         self.runners = (self._homes, self._lent)
 
     def twins_changed(self) -> None:
@@ -52,5 +54,6 @@ class Teardown:
 
         until_the_end.callback(self._volumes.store.listen(count))
         self._counted.doubt()  # another replica may have led meanwhile
+        self._lent_counts.doubt()
         self._homes.add(self._facts)
         self.twins_changed()

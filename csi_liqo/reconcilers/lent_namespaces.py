@@ -46,6 +46,10 @@ class LentNamespaces:
         self._written: dict[Place, str] = {}
         self._refused: dict[Place, float] = {}
 
+    def doubt(self) -> None:
+        """Write again what was written, as after another replica may have written."""
+        self._written.clear()
+
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write each count that changed; one provider's trouble is not another's.
 
