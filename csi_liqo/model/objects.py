@@ -134,7 +134,10 @@ class Claim(Object, frozen=True):
     @property
     def handed_over(self) -> bool:
         """Of a twin: CreateVolume may have answered with it, so it may hold data."""
-        return self.metadata.annotations.get(names.HANDED_OVER_ANNOTATION) == "true"
+        marks = self.metadata.annotations
+        return (
+            marks.get(names.HANDED_OVER_ANNOTATION) == "true" or names.RETAINED_ANNOTATION in marks
+        )
 
     @property
     def selected_node(self) -> str:

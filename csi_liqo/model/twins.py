@@ -116,9 +116,33 @@ def forge_handover(twin: objects.Claim) -> dict[str, Any]:
     return {"metadata": {"uid": twin.uid, "annotations": {names.HANDED_OVER_ANNOTATION: "true"}}}
 
 
+def forge_open_fence(twin: objects.Claim) -> dict[str, Any]:
+    """Return the patch that lets a person end this one twin in the fenced namespace."""
+    labels = {names.FENCE_LABEL: names.FENCE_OPEN}
+    return {"metadata": {"uid": twin.uid, "labels": labels}}
+
+
 def forge_attempt(claim: objects.Claim, cluster_id: str) -> dict[str, Any]:
     """Return the patch that notes on a virtual claim where something may be written next."""
     return {"metadata": {"uid": claim.uid, "annotations": {names.ATTEMPT_ANNOTATION: cluster_id}}}
+
+
+def forge_marks(twin: objects.Claim) -> dict[str, Any]:
+    """Return the patch that gives exactly this version of a twin back what protects its data."""
+    return {
+        "metadata": {
+            "uid": twin.uid,
+            "resourceVersion": twin.metadata.resource_version,
+            "annotations": {names.HANDED_OVER_ANNOTATION: "true"},
+            "finalizers": sorted({*twin.metadata.finalizers, names.TWIN_FINALIZER}),
+        }
+    }
+
+
+def forge_version_test(thing: objects.Object) -> dict[str, Any]:
+    """Return the part of a JSON patch by which it is for exactly this version of an object."""
+    version = thing.metadata.resource_version
+    return {"op": "test", "path": "/metadata/resourceVersion", "value": version}
 
 
 def forge_release(thing: objects.Object, finalizer: str) -> list[dict[str, Any]]:

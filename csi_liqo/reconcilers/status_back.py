@@ -8,8 +8,11 @@ by events: once a reason, because a look costs nothing and an event is a write.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from csi_liqo.model import health, names, objects
 from csi_liqo.reconcilers import twins as twin_reconciler
@@ -18,6 +21,10 @@ from csi_liqo.service.controller import clusters, fate, keeping
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T", bound=objects.Object)
+
+CACHE_LAG_SECONDS: Final = 2.0
+"""How long a write may take to reach the cache that it is made from."""
 FIRST_QUESTION_SECONDS: Final = 5.0
 """How old a twin is before anybody asks why it is not bound; most are by then."""
 LAST_QUESTION_SECONDS: Final = 300.0
@@ -67,6 +74,7 @@ class StatusBack:
         again = None
         if not found.cluster.local and claim is not None:
             again = await self._pass_on(found, found.twin, claim)
+        await keeping.protect(self._consumer, found.cluster, volume, found.twin)
         await keeping.note(self._consumer, found.cluster, volume, found.twin)
         return again
 
@@ -90,12 +98,22 @@ class StatusBack:
         patch = health.forge_on_volume(volume, claim, shown, facts)
         if patch is not None:
             await self._consumer.volumes.patch("", volume.name, patch)
+            await _seen(
+                self._consumer.volumes,
+                volume,
+                lambda now: health.forge_on_volume(now, claim, shown, facts) is None,
+            )
         if claim is None or not claim.bound:
             return
         patch = health.forge_on_claim(claim, shown, facts)
         if patch is not None:
             await self._consumer.claims.patch(
                 claim.namespace, claim.name, patch, subresource="status"
+            )
+            await _seen(
+                self._consumer.claims,
+                claim,
+                lambda now: health.forge_on_claim(now, shown, facts) is None,
             )
 
     async def _pass_on(
@@ -131,6 +149,19 @@ class StatusBack:
             await self._events.warn(claim, reason, message)
         if volume is not None:
             await self._events.warn(volume, reason, message)
+
+
+async def _seen(
+    part: ports.Objects[T], written: objects.Object, shows: Callable[[T], bool]
+) -> None:
+    """Wait until a write is in the cache: looked at before that, it would be made again."""
+
+    def done(now: T | None) -> bool | None:
+        return now is None or now.uid != written.uid or shows(now) or None
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CACHE_LAG_SECONDS):
+            await part.wait(written.namespace, written.name, done)
 
 
 def _complaint_of(twin: objects.Claim) -> str:

@@ -19,6 +19,8 @@ from csi_liqo.service.controller import adoption, clusters, disposal, inventory,
 from csi_liqo.service.controller import twins as twin_service
 from tests.cluster import fabric
 
+Entry = inventory.Entry
+
 
 @dataclass(frozen=True, slots=True)
 class OneProvider:
@@ -41,6 +43,9 @@ class OneProvider:
     def complete(self) -> bool:
         return True
 
+    def described(self) -> frozenset[str] | None:
+        return frozenset({self.cluster.id})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hands:
@@ -53,7 +58,7 @@ class Hands:
     disposal: disposal.Disposal
     repair: repair.Repair
 
-    async def entry(self, cluster_id: str, namespace: str, name: str) -> inventory.Entry:
+    async def entry(self, cluster_id: str, namespace: str, name: str) -> Entry:
         """Return what the inventory says of a twin, once the caches show it."""
         cluster = self.everywhere.get(cluster_id)
         assert cluster is not None

@@ -68,24 +68,26 @@ def test_a_successor_keeps_marks_and_volume_and_nothing_of_the_life_before() -> 
             "uid": "old",
             "resourceVersion": "7",
             "deletionTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {"csi.liqo.io/volume": "pvc-1"},
+            "labels": {"csi.liqo.io/fence": "open", "csi.liqo.io/consumer": "another", "a": "b"},
             "annotations": {
-                "csi.liqo.io/handed-over": "true",
+                "csi.liqo.io/successor-of": "older",
                 "pv.kubernetes.io/bind-completed": "yes",
+                "c": "d",
             },
             "finalizers": ["kubernetes.io/pvc-protection", "csi.liqo.io/twin"],
         },
         "spec": {"volumeName": "real", "accessModes": ["ReadWriteOnce"]},
         "status": {"phase": "Bound"},
     }
-    assert restore.forge_successor(before) == {
+    virtual = msgspec.convert(volume(), objects.PersistentVolume)
+    assert restore.forge_successor(before, virtual, "rome") == {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
             "name": "t",
             "namespace": "n",
-            "labels": {"csi.liqo.io/volume": "pvc-1"},
-            "annotations": {"csi.liqo.io/handed-over": "true"},
+            "labels": {"csi.liqo.io/volume": "pvc-1", "csi.liqo.io/consumer": "rome", "a": "b"},
+            "annotations": {"csi.liqo.io/handed-over": "true", "c": "d"},
             "finalizers": ["csi.liqo.io/twin"],
         },
         "spec": {"volumeName": "real", "accessModes": ["ReadWriteOnce"]},

@@ -76,6 +76,12 @@ class Adoption:
 
     async def _adopt(self, wish: Wish) -> objects.PersistentVolume:
         cluster, twin = await self.find(wish)
+        if twin.deleting:
+            raise errors.PreconditionError(
+                f"twin {wish.reference} in cluster {cluster.id} is being deleted, which cannot be "
+                f"taken back; its finalizer {names.TWIN_FINALIZER} holds its data. Set its volume "
+                f"{twin.spec.volume_name} to Retain there before anything else"
+            )
         owner = self._owner(wish, cluster, twin)
         entry = self._inventory.entry(cluster, twin)
         if entry.volume is not None:
@@ -121,12 +127,6 @@ class Adoption:
             raise errors.PreconditionError(
                 f"twin {wish.reference} was never handed over, so it holds no data; it is "
                 "collected by itself"
-            )
-        if twin.deleting:
-            raise errors.PreconditionError(
-                f"twin {wish.reference} in cluster {cluster.id} is being deleted, which cannot be "
-                f"taken back; its finalizer {names.TWIN_FINALIZER} holds its data. Set its volume "
-                f"{twin.spec.volume_name} to Retain there before anything else"
             )
         return cluster, twin
 

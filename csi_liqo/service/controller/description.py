@@ -156,6 +156,22 @@ def twin_of(volume: objects.PersistentVolume) -> twins.TwinRef:
     return twins.TwinRef.parse(named or attributes.get(twins.TWIN_KEY, ""))
 
 
+def names_twin(
+    volume: objects.PersistentVolume, cluster: clusters.Cluster, twin: objects.Claim
+) -> bool:
+    """Tell whether a twin is the one of a virtual volume, or has its place.
+
+    A claim that was sent elsewhere after all has its volume there, under the same id and
+    perhaps with a twin of the same name: the home tells them apart.
+    """
+    try:
+        reference = twin_of(volume)
+    except errors.InvalidRequestError:
+        return False
+    same_name = (reference.namespace, reference.name) == (twin.namespace, twin.name)
+    return same_name and home_of(volume) in ("", cluster.id)
+
+
 def home_of(volume: objects.PersistentVolume) -> str:
     """Return the id of the cluster that holds a virtual volume; empty when it says none."""
     for term in volume.terms:

@@ -12,7 +12,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from csi_liqo.model import errors, names, objects
+from csi_liqo.model import names, objects
 from csi_liqo.service.controller import clusters, description
 
 
@@ -103,21 +103,13 @@ class Inventory:
     ) -> objects.PersistentVolume | None:
         """Return the virtual volume that names this very twin, or the twin it was before.
 
-        A claim that was sent elsewhere after all has its volume there, under the same id and
-        perhaps with a twin of the same name: the home tells them apart.
-
         Two installations share a cluster's twins; a volume of the other one, which the index
         does not have, has the twin's id as its name.
         """
         named = self._consumer.volumes.get("", twin.volume_id)
         ours = self._consumer.volumes.select(clusters.BY_HANDLE, twin.volume_id)
         for volume in ours if named is None else (*ours, named):
-            try:
-                reference = description.twin_of(volume)
-            except errors.InvalidRequestError:
-                continue
-            same_name = (reference.namespace, reference.name) == (twin.namespace, twin.name)
-            if same_name and _may_be_at(cluster, volume):
+            if description.names_twin(volume, cluster, twin):
                 return volume
         return None
 

@@ -9,10 +9,34 @@ from __future__ import annotations
 
 import logging
 
-from csi_liqo.model import kept, names, objects
-from csi_liqo.service.controller import clusters
+from csi_liqo.model import kept, names, objects, twins
+from csi_liqo.service.controller import clusters, fate
 
 logger = logging.getLogger(__name__)
+
+
+async def protect(
+    consumer: clusters.Consumer,
+    cluster: clusters.Cluster,
+    volume: objects.PersistentVolume,
+    twin: objects.Claim,
+) -> None:
+    """Give the twin of a virtual volume back what protects its data; free when it has it.
+
+    Who may write claims in a provider can take finalizer and marks off, by a backup tool or
+    by mistake. Nothing is written for a volume that is about to be deleted.
+
+    Raises:
+        errors.ApiError: it could not be written.
+    """
+    ours = twin.consumer == consumer.cluster_id
+    if not ours or (twin.handed_over and names.TWIN_FINALIZER in twin.metadata.finalizers):
+        return
+    fresh = await consumer.volumes.read("", volume.name)
+    if fresh is None or fresh.uid != volume.uid or fate.going(fresh):
+        return
+    logger.warning("twin %s had lost its finalizer or its mark", twin.reference)
+    await cluster.claims.patch(twin.namespace, twin.name, twins.forge_marks(twin))
 
 
 async def note(
@@ -26,6 +50,8 @@ async def note(
     Raises:
         errors.ApiError: it could not be written.
     """
+    if twin.consumer != consumer.cluster_id:
+        return  # it lost the mark that makes it ours
     known = twin.metadata.annotations.get(names.RETAINED_ANNOTATION)
     if volume.status.phase == "Released":
         if known is None and volume.spec.persistent_volume_reclaim_policy == "Retain":
