@@ -52,6 +52,12 @@ async def caller(driver: fabric.Fabric) -> AsyncIterator[calls.Caller]:
     await made.close()
 
 
+def pins_of(volume: fabric.Json) -> dict[str, list[str]]:
+    """Return the one term of a volume's node affinity."""
+    (term,) = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    return {rule["key"]: rule["values"] for rule in term["matchExpressions"]}
+
+
 async def test_a_csi_volume_is_described_with_all_that_its_driver_must_be_told(
     driver: fabric.Fabric,
 ) -> None:
@@ -71,9 +77,7 @@ async def test_a_csi_volume_is_described_with_all_that_its_driver_must_be_told(
         assert found.csi.attributes == made["spec"]["csi"]["volumeAttributes"]
         assert found.csi.pod_info
         assert not found.csi.attach_required
-        terms = volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-        pinned = {rule["key"]: rule["values"] for rule in terms[0]["matchExpressions"]}
-        assert pinned == {fabric.CLUSTER_KEY: ["rome"], f"{real}/node": [NODE]}
+        assert pins_of(volume) == {fabric.CLUSTER_KEY: ["rome"], f"{real}/node": [NODE]}
 
         await driver.drop("data")
         await driver.volume_gone(volume["metadata"]["name"])
@@ -148,6 +152,10 @@ async def test_a_mode_that_the_real_driver_has_is_had(
         twin = await driver.consumer.get(f"{driver.twins}/{volume['metadata']['name']}")
         for found in (twin, volume):
             assert {key: found["spec"][key] for key in how} == how
+        # What every node reaches is kept in its cluster only.
+        everywhere = "--topology=false" in options
+        reach = {} if everywhere else {f"{real}/node": [NODE]}
+        assert pins_of(volume) == {fabric.CLUSTER_KEY: ["rome"], **reach}
         await driver.drop("data")
         await driver.volume_gone(volume["metadata"]["name"])
     assert await driver.settled(before) == []
