@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from csi_liqo.kube import api, collection, indexes, liqo, resources, sources
+from csi_liqo.kube import api, collection, indexes, liqo, namespaces, resources, sources
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.service.controller import clusters, description, negotiation
 
@@ -96,6 +96,17 @@ class Caches:
         for claim in self.claims.select(clusters.BY_ATTEMPT, spec.cluster_id):
             used.add(negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace))
         return used - {""}
+
+    async def mapped_namespaces(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
+        """Return the namespaces of a provider that its mapping leads to without naming them.
+
+        Raises:
+            errors.ApiError: this cluster does not say which namespaces it has.
+        """
+        if not negotiation.maps_unnamed(spec):
+            return ()
+        known = await namespaces.list_names(self._calls)
+        return negotiation.map_all(spec, self._settings.cluster_id, known)
 
     def _followed(self) -> tuple[collection.Collection[Any], ...]:
         always: tuple[collection.Collection[Any], ...] = (

@@ -24,7 +24,14 @@ from csi_liqo.model import controller_settings, names, objects
 from csi_liqo.rpc import controller as rpc_controller
 from csi_liqo.rpc import identity, interceptors, server
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
-from csi_liqo.service.controller import attaching, clusters, inventory, places, volumes
+from csi_liqo.service.controller import (
+    attaching,
+    clusters,
+    inventory,
+    negotiation,
+    places,
+    volumes,
+)
 from csi_liqo.service.controller import twins as twin_service
 
 logger = logging.getLogger(__name__)
@@ -52,6 +59,7 @@ class Controller:
     ) -> None:
         self._election = election
         driver = settings.driver_name
+        self._own_id = settings.cluster_id
         self._known = known = caches.Caches(settings, calls, watches)
         consumer = known.consumer()
         around = connection.Surroundings(
@@ -61,9 +69,11 @@ class Controller:
             on_report=self._reported,
             on_claim=self._twin_changed,
             namespaces_in_use=known.namespaces_in_use,
+            mapped_namespaces=known.mapped_namespaces,
             exec_plugins=settings.allowed_exec_plugins,
         )
         self._providers = providers.Providers(around, known.sources)
+        known.claims.store.listen(self._attempted)
         everywhere = clusters.Clusters(consumer, self._providers)
         made = twin_service.Twins(consumer, settings.shared_marks)
         where = places.Places(
@@ -116,6 +126,18 @@ class Controller:
             group.create_task(self._providers.run(), name="providers")
             group.create_task(self._reconciling.keep(), name="kubeconfigs whose tokens are renewed")
             group.create_task(self._election.run(self._reconciling.run), name="election")
+
+    def _attempted(self, _: objects.Claim | None, claim: objects.Claim | None) -> None:
+        """Watch where something of a claim may be, whichever replica is about to send it there.
+
+        A provider may grant its namespaces one by one, and this replica may lead later.
+        """
+        attempt = claim and claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION)
+        provider = self._providers.get(attempt) if attempt else None
+        if claim is not None and provider is not None and provider.spec is not None:
+            target = negotiation.map_namespace(provider.spec, self._own_id, claim.namespace)
+            if target:
+                provider.claims.covers(target)
 
     def _reported(self, name: str) -> None:
         self._reconciling.reported(name)

@@ -19,6 +19,7 @@ from csi_liqo.kube import (
     connection,
     indexes,
     liqo,
+    namespaces,
     providers,
     resources,
     server,
@@ -26,7 +27,7 @@ from csi_liqo.kube import (
     store,
 )
 from csi_liqo.model import errors, objects
-from csi_liqo.service.controller import adoption, clusters, inventory, repair
+from csi_liqo.service.controller import adoption, clusters, inventory, negotiation, repair
 from csi_liqo.service.tools import told, virtual
 from csi_liqo.service.tools.doctor import providers as provider_checks
 
@@ -105,6 +106,7 @@ class _View:
             on_report=lambda _: None,
             on_claim=lambda *_: None,
             namespaces_in_use=self._namespaces_in_use,
+            mapped_namespaces=self._mapped_namespaces,
             exec_plugins=known.exec_plugins,
         )
         self._providers = providers.Providers(around, self._sources)
@@ -185,6 +187,12 @@ class _View:
             self._consumer.volumes.all(),
             self._consumer.claims.all(),
         )
+
+    async def _mapped_namespaces(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
+        if not negotiation.maps_unnamed(spec):
+            return ()
+        known = await namespaces.list_names(self._calls)
+        return negotiation.map_all(spec, self._id, known)
 
 
 async def _wait_synced(parts: Iterable[collection.Collection[Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,7 +42,8 @@ class Surroundings:
 
     ``on_report`` hears the name of a RemoteCluster whose report changed, ``on_claim``
     of each change of a twin in a provider. ``namespaces_in_use`` says which of a
-    provider's namespaces may hold twins. ``exec_plugins`` are the programs that a
+    provider's namespaces may hold twins, ``mapped_namespaces`` which others a mapping leads
+    to, where it names none. ``exec_plugins`` are the programs that a
     kubeconfig may start.
     """
 
@@ -52,6 +53,7 @@ class Surroundings:
     on_report: Callable[[str], None]
     on_claim: store.Listener[objects.Claim]
     namespaces_in_use: Callable[[objects.RemoteClusterSpec], Iterable[str]]
+    mapped_namespaces: Callable[[objects.RemoteClusterSpec], Awaitable[Iterable[str]]]
     exec_plugins: Collection[str] = ()
 
 
@@ -213,9 +215,11 @@ class Connection:
             on_watch=self._watched,
             on_silence=self._silenced,
         )
-        consumer_id = self._around.consumer_id
         begun = session.Session(
-            *(lines, grants, self._contact, ears), name=self.name, consumer_id=consumer_id
+            *(lines, grants, self._contact, ears),
+            name=self.name,
+            consumer_id=self._around.consumer_id,
+            mapped=lambda: self._around.mapped_namespaces(self.spec),
         )
         self._session = begun
         self._regrants.reset()

@@ -8,18 +8,27 @@ be read than before, or another cluster is meant.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from csi_liqo.kube import api, collection, contact, indexes, resources, spread, store
+import msgspec
+
+from csi_liqo.kube import api, backoff, collection, contact, indexes, resources, spread, store
 from csi_liqo.model import errors, names, objects
 from csi_liqo.service.controller import clusters
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=objects.Object)
 
 SYNC_SECONDS: Final = 60.0
 """How long the first lists of a provider may take."""
+EXPLORE_SECONDS: Final = 3.0
+"""How long a new session waits until every namespace with twins is known; claims wait for it."""
+FIRST_DELAY_SECONDS: Final = 1.0
+LAST_DELAY_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,9 @@ class Session:
         *,
         name: str,
         consumer_id: str,
+        mapped: Callable[[], Awaitable[Iterable[str]]],
     ) -> None:
+        """``mapped`` names the namespaces that a mapping leads to, used or not."""
         self.lines = lines
         self.grants = grants
         self._ears = ears
@@ -127,11 +138,13 @@ class Session:
         for part in (self._classes, self._capacities, self._csi_drivers):
             if part is not None:
                 part.store.listen(lambda *_: ears.on_offer())
-        self._claims: collection.Collection[objects.Claim] | spread.SpreadClaims = (
-            self._watch_claims("")
-            if grants.claims
-            else spread.SpreadClaims(self._begin, self._watch_claims)
-        )
+        self._mapped = mapped
+        self._claims: collection.Collection[objects.Claim] | spread.SpreadClaims
+        if grants.claims:
+            self._claims = self._watch_claims("")
+        else:
+            self._claims = known = spread.SpreadClaims(self._begin, self._watch_claims)
+            self._begin(lambda: self._explore(known))
 
     async def keep(self) -> None:
         """Keep the caches up, and those that are named later; ends only by being cancelled."""
@@ -169,6 +182,8 @@ class Session:
                 f"the first lists did not come in {SYNC_SECONDS:.0f} s"
             ) from None
         await asyncio.gather(*(self._claims.ready(namespace) for namespace in namespaces))
+        if isinstance(self._claims, spread.SpreadClaims):
+            await self._claims.wait_explored(EXPLORE_SECONDS)
 
     def cluster(self, spec: objects.RemoteClusterSpec, *, closing: bool) -> clusters.Cluster:
         """Return what the services see of the provider."""
@@ -184,6 +199,25 @@ class Session:
             spec=spec,
             closing=closing,
         )
+
+    async def _explore(self, claims: spread.SpreadClaims) -> None:
+        delays = backoff.Backoff(FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS)
+        while not claims.explored:
+            try:
+                await claims.explore(await self._mapped(), self._holds_twins)
+            except (errors.ApiError, msgspec.DecodeError) as error:
+                logger.debug("namespaces of provider %s: %s", self._name, error)
+                await asyncio.sleep(delays.next_seconds())
+
+    async def _holds_twins(self, namespace: str) -> bool:
+        query = {"labelSelector": self._selector, "limit": "1"}
+        try:
+            answer = await self.lines.calls.request(
+                "GET", resources.CLAIMS.path(namespace), query=query
+            )
+        except (errors.ApiForbiddenError, errors.ApiNotFoundError):
+            return False
+        return bool(msgspec.json.decode(answer, type=_Some).items)
 
     def _stores(self) -> Iterable[store.Store[Any]]:
         yield from (part.store for part in self._optional)
@@ -244,6 +278,10 @@ class Session:
             self._to_begin.append(keep)
         elif not self._ended:
             self._tasks.create_task(keep(), name=f"cache of provider {self._name}")
+
+
+class _Some(objects.Struct, frozen=True):
+    items: tuple[msgspec.Raw, ...] = ()
 
 
 async def find_grants(server: api.Api) -> Grants:

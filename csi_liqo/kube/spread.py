@@ -1,15 +1,25 @@
-"""Claims of a provider that grants its namespaces one by one: a watch for each in use."""
+"""Claims of a provider that grants its namespaces one by one: a watch for each in use.
+
+Which are in use, this cluster's volumes and claims tell. A twin that was never handed over,
+or that was abandoned, may be in one of which they tell nothing any more: so each that
+could be mapped is looked into once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 from csi_liqo.kube import collection, store
 from csi_liqo.model import objects
 from csi_liqo.service import ports
 
 R = TypeVar("R")
+
+LOOKS_AT_ONCE: Final = 4
+"""Few enough to leave the way to the provider to the calls."""
 
 Keep = Callable[[], Coroutine[Any, Any, None]]
 """What keeps a cache up until it is cancelled."""
@@ -27,6 +37,35 @@ class SpreadClaims:
         self._begin = begin
         self._make = make
         self._parts: dict[str, collection.Collection[objects.Claim]] = {}
+        self._explored = asyncio.Event()
+
+    async def explore(
+        self, namespaces: Iterable[str], holds_twins: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        """Cover each of these namespaces, too, that ``holds_twins``.
+
+        Raises: what ``holds_twins`` raises; then it is not known which do.
+        """
+        rest = sorted(set(namespaces) - set(self._parts))
+
+        async def look(namespace: str) -> None:
+            if await holds_twins(namespace):
+                self.cover(namespace)
+
+        for first in range(0, len(rest), LOOKS_AT_ONCE):
+            await asyncio.gather(*map(look, rest[first : first + LOOKS_AT_ONCE]))
+        self._explored.set()
+
+    @property
+    def explored(self) -> bool:
+        """Whether every namespace that may hold twins is known."""
+        return self._explored.is_set()
+
+    async def wait_explored(self, seconds: float) -> None:
+        """Give that a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._explored.wait()
 
     def cover(self, namespace: str) -> collection.Collection[objects.Claim]:
         """Return a namespace's collection; its watch begins if it has none."""
@@ -42,7 +81,7 @@ class SpreadClaims:
 
     @property
     def synced(self) -> bool:
-        return all(part.synced for part in self._parts.values())
+        return self.explored and all(part.synced for part in self._parts.values())
 
     def covers(self, namespace: str) -> bool:
         return self.cover(namespace).synced

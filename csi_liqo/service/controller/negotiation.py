@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from csi_liqo.model import errors, names, objects
@@ -28,6 +29,23 @@ def map_namespace(spec: objects.RemoteClusterSpec, consumer_id: str, namespace: 
             "${consumer}", consumer_id
         )
     return namespace if mapping.default == "SameName" else ""
+
+
+def maps_unnamed(spec: objects.RemoteClusterSpec) -> bool:
+    """Tell whether namespaces of ours are mapped that the mapping does not name."""
+    return bool(spec.namespace_mapping.template) or spec.namespace_mapping.default == "SameName"
+
+
+def map_all(
+    spec: objects.RemoteClusterSpec, consumer_id: str, namespaces: Iterable[str]
+) -> set[str]:
+    """Return the provider's namespaces for ours, without those that never hold our twins."""
+    targets = {map_namespace(spec, consumer_id, namespace) for namespace in namespaces}
+    return {
+        target
+        for target in targets - {"", names.DEFAULT_TWINS_NAMESPACE}
+        if not target.startswith("kube-")
+    }
 
 
 def maps_any(spec: objects.RemoteClusterSpec) -> bool:
