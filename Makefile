@@ -54,6 +54,10 @@ e2e: binaries  ## The tests on whole clusters with kubelets
 sanity: binaries  ## csi-sanity against the driver on a real API server
 	$(PYTEST) tests/sanity $(ARGS)
 
+.PHONY: soak
+soak: binaries  ## Faults at random for ten minutes, then an account of every volume
+	$(PYTEST) tests/soak --capture=no --soak-seconds=600 $(ARGS)
+
 .PHONY: check
 check: $(INSTALLED) check-generated  ## Format, lint, types, imports, generated code
 	$(BIN)ruff format --check --quiet
