@@ -81,16 +81,15 @@ class Victim:
         return twin
 
     async def lose_twin(self) -> fabric.Json:
-        """Delete the twin and wait until that was told, so that nobody else writes any more."""
+        """Delete a remote twin and wait until that is told, and nobody writes any more."""
+        await self._shows("Healthy")
         twin = await self.delete_twin()
-        for path, name in (
-            (fabric.VOLUMES, self.name),
-            (self.driver.claims, "data"),
-        ):
-            await control_planes.wait_until(
-                self.driver.consumer, path, name, has_health("TwinDeleted")
-            )
+        await self._shows("TwinDeleted")
         return twin
+
+    async def _shows(self, health: str) -> None:
+        for path, name in ((fabric.VOLUMES, self.name), (self.driver.claims, "data")):
+            await control_planes.wait_until(self.driver.consumer, path, name, has_health(health))
 
     async def see_it_is_whole(self, before: fabric.Json, real: fabric.Json) -> None:
         """See the successor of a twin: another object, all else as it was."""
@@ -99,7 +98,7 @@ class Victim:
         assert "deletionTimestamp" not in twin["metadata"]
         assert twin["metadata"]["labels"] == before["metadata"]["labels"]
         for key, value in before["metadata"]["annotations"].items():
-            if not key.startswith("pv.kubernetes.io/"):
+            if not key.startswith("pv.kubernetes.io/") and key != "csi.liqo.io/successor-of":
                 assert twin["metadata"]["annotations"][key] == value
         assert "csi.liqo.io/twin" in twin["metadata"]["finalizers"]
         assert twin["spec"] == before["spec"]
