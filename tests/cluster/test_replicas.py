@@ -273,6 +273,7 @@ async def test_a_leader_that_is_told_to_end_hands_over_at_once(installed: Instal
     await ending
 
     assert max(taken) < HANDOVER_SECONDS
+    assert b"first gave lease" in installed.first.controller.log.read_bytes()
     print(f"ended after {time.monotonic() - told:.2f} s")
     await installed.bound(names)
     await installed.one_twin_each(names)
