@@ -68,6 +68,14 @@ def adopt(
     owner = made.spec.claim_ref
     assert owner is not None
     print(f"PersistentVolume {made.name} has the data of twin {twin} in cluster {cluster}")
+    policy = made.spec.persistent_volume_reclaim_policy
+    if reclaim_policy not in ("", policy):
+        # Changed while it is released, it would be deleted at once.
+        patch = f'{{"spec":{{"persistentVolumeReclaimPolicy":"{reclaim_policy}"}}}}'
+        print(
+            f"it was there and stays {policy}; once it is bound: kubectl patch pv {made.name} "
+            f"-p '{patch}'"
+        )
     if made.status.phase == "Bound":
         print(f"it is bound to claim {owner.namespace}/{owner.name}")
         return

@@ -206,6 +206,7 @@ async def test_volumes_that_lost_their_twins_are_told_once_and_with_one_remedy_b
             twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
             unprotect = '[{"op":"remove","path":"/metadata/finalizers"}]'
             about = ("-n", twin[0], "pvc", twin[1])
+            fabric.kubectl(side, "label", *about, "csi.liqo.io/fence=open")
             fabric.kubectl(side, "patch", *about, "--type=json", "-p", unprotect)
             fabric.kubectl(side, "delete", *about)
 

@@ -26,6 +26,7 @@ async def test_what_was_kept_is_listed_and_comes_back_to_a_new_claim(
 
     listed = await desk("where", "--retained", "--consumer-id=rome", "-o", "json")
 
+    assert listed.err == ""
     row = next(row for row in listed.document if row["volume"] == name)
     assert (row["cluster"], row["twin"]) == ("milan", f"{driver.remote_namespace}/data")
     assert (row["state"], row["claim"]) == ("retained", f"{driver.namespace}/data")
@@ -36,6 +37,7 @@ async def test_what_was_kept_is_listed_and_comes_back_to_a_new_claim(
 
     assert done.code == 0, done.err
     assert f"it is reserved for claim {driver.namespace}/data" in done.out
+    assert f"it was there and stays Retain; once it is bound: kubectl patch pv {name}" in done.out
     await desk.consumer.create(driver.claims, fabric.claim("data", volumeName=name))
     _, again = await driver.bound("data")
     assert again["spec"]["csi"]["volumeAttributes"] == volume["spec"]["csi"]["volumeAttributes"]
@@ -65,6 +67,7 @@ async def test_a_twin_that_nobody_uses_is_listed_as_abandoned(
     finally:
         about = ("-n", twin[0], "pvc", twin[1])
         await driver.controller.start()
+        fabric.kubectl(desk.rome, "label", *about, "csi.liqo.io/fence=open")
         fabric.kubectl(desk.rome, "patch", *about, "-p", '{"metadata":{"finalizers":null}}')
         fabric.kubectl(desk.rome, "delete", *about)
 
@@ -81,7 +84,9 @@ async def test_a_twin_that_somebody_deleted_is_repaired_on_command(
     name = volume["metadata"]["name"]
     twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
     real = (await desk.consumer.get(f"{driver.twins}/{twin[1]}"))["spec"]["volumeName"]
-    fabric.kubectl(desk.rome, "-n", twin[0], "delete", "pvc", twin[1], "--wait=false")
+    about = ("-n", twin[0], "pvc", twin[1])
+    fabric.kubectl(desk.rome, "label", *about, "csi.liqo.io/fence=open")
+    fabric.kubectl(desk.rome, "delete", *about, "--wait=false")
 
     async with asyncio.timeout(30):
         state = ""

@@ -61,13 +61,14 @@ async def test_what_was_kept_with_liqos_provider_is_listed_and_adopted(
     assert not [row for row in unseen if row["volume"] == name]
 
     code, told, complaint = await fabric.program(
-        driver.rome, "adopt", "milan", row["twin"], CONSUMER, "--reclaim-policy=Delete"
+        driver.rome, "adopt", "milan", row["twin"], CONSUMER
     )
 
     assert code == 0, complaint
     assert f"it is reserved for claim {driver.namespace}/data" in told
     await driver.consumer.create(driver.claims, fabric.claim("data", volumeName=name))
     await driver.bound("data")
+    await set_policy(driver, name, "Delete")
 
 
 async def test_the_doctor_looks_at_liqos_provider_and_names_liqos_remedies(
@@ -86,14 +87,14 @@ async def test_the_doctor_looks_at_liqos_provider_and_names_liqos_remedies(
     missing = next(item for text, item in said.items() if "grant offered-classes" in text)
     command = missing["remedy"].partition("kubectl create ")[2]
     assert command == (
-        "clusterrolebinding csi-liqo-consumer-offered-classes-rome "
+        "clusterrolebinding csi-liqo-consumer-offered-classes-rome-by-liqo "
         "--clusterrole=csi-liqo-consumer-offered-classes --group=rome"
     )
     fabric.kubectl(driver.milan, "create", *command.split(" "))
     try:
         found, _ = await run(driver, "doctor", CONSUMER)
     finally:
-        role = "csi-liqo-consumer-offered-classes-rome"
+        role = "csi-liqo-consumer-offered-classes-rome-by-liqo"
         fabric.kubectl(driver.milan, "delete", "clusterrolebinding", role)
     assert not [item for item in found if "grant offered-classes" in item["finding"]]
 

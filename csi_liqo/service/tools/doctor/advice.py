@@ -77,5 +77,5 @@ def for_grant(remote: objects.RemoteCluster, missing: provider.Checked, consumer
     kind = "clusterrolebinding" if missing.where == "*" else f"-n {missing.where} rolebinding"
     return (
         f"in the provider, after kubectl apply -k deploy/provider: kubectl create {kind} "
-        f"{role}-{consumer_id} --clusterrole={role} --group={consumer_id}"
+        f"{role}-{consumer_id}-by-liqo --clusterrole={role} --group={consumer_id}"
     )
