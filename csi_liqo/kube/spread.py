@@ -50,7 +50,7 @@ class SpreadClaims:
 
         async def look(namespace: str) -> None:
             if await holds_twins(namespace):
-                self.cover(namespace)
+                await self.ready(namespace)
 
         for first in range(0, len(rest), LOOKS_AT_ONCE):
             await asyncio.gather(*map(look, rest[first : first + LOOKS_AT_ONCE]))

@@ -32,9 +32,11 @@ class Namespaces:
 
     def _make(self, namespace: str) -> collection.Collection[objects.Claim]:
         self.covered.append(namespace)
-        return collection.Collection(
+        part = collection.Collection(
             self._server, self._server, resources.CLAIMS, namespace=namespace
         )
+        part.store.set_synced(True)
+        return part
 
     async def holds_twins(self, namespace: str) -> bool:
         self.asked.append(namespace)
