@@ -153,6 +153,34 @@ async def test_neither_collects_what_the_other_has_not_handed_over(together: Pai
     await caller.close()
 
 
+async def test_neither_lists_nor_adopts_what_the_other_left(together: Pair) -> None:
+    rome, turin = together
+    caller = calls.Caller(rome)
+    claim = await rome.consumer.create(rome.claims, fabric.claim("data"))
+    code, _, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.OK
+    await rome.drop("data")  # and nobody made a volume of the answer: it is abandoned
+    twin = f"{rome.remote_namespace}/data"
+
+    def of_this_test(rows: list[dict[str, str]]) -> list[tuple[str, str]]:
+        return [(row["twin"], row["state"]) for row in rows if row["twin"] == twin]
+
+    assert of_this_test(await fabric.orphans(rome.rome, "rome", "--retained")) == [
+        (twin, "abandoned")
+    ]
+    assert of_this_test(await fabric.orphans(turin.rome, "turin", "--retained")) == []
+    adopt = ("adopt", "milan", twin, "--consumer-id=turin")
+    exit_code, _, complaint = await fabric.program(turin.rome, *adopt)
+    assert exit_code != 0
+    assert f"claim {twin} in cluster milan is no twin of cluster turin" in complaint
+
+    found = await twin_of(rome, "data")
+    assert "deletionTimestamp" not in found["metadata"]
+    volume_id = found["metadata"]["labels"]["csi.liqo.io/volume"]
+    assert await caller.delete(volume_id) == (Code.OK, "")
+    await caller.close()
+
+
 async def test_a_name_that_the_other_left_is_free(together: Pair) -> None:
     rome, turin = together
     await rome.claim_on("data", "milan")

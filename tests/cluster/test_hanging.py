@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -96,6 +97,33 @@ async def timed_create(
     return time.monotonic() - began, code, text
 
 
+BESIDE: Final = (("rome-1", ""), ("turin", "turin"))
+"""Node and cluster of what must go on as if nothing were the matter with milan."""
+
+
+async def typical_seconds(
+    driver: fabric.Fabric, caller: calls.Caller, prefix: str
+) -> dict[str, float]:
+    """Create some volumes everywhere but in milan; returns how long that typically takes where."""
+    typical = {}
+    for node, cluster in BESIDE:
+        taken = []
+        for number in range(5):
+            name = f"{prefix}-{node}-{number}"
+            seconds, code, text = await timed_create(driver, caller, name, node, cluster=cluster)
+            assert code is Code.OK, text
+            taken.append(seconds)
+        assert max(taken) < PROMPT_SECONDS
+        typical[node] = statistics.median(taken)
+    return typical
+
+
+def assert_no_slower(now: dict[str, float], before: dict[str, float]) -> None:
+    """Compare in the same run, with room for what else the machine does."""
+    for node, seconds in now.items():
+        assert seconds < 2 * before[node] + 0.5, f"{node}: {seconds:.2f} s, was {before}"
+
+
 async def clear(driver: fabric.Fabric, caller: calls.Caller) -> None:
     """Delete what was made by calls alone, and then all claims."""
     for claim in (await driver.consumer.get(driver.claims))["items"]:
@@ -111,6 +139,7 @@ async def test_a_hanging_provider_holds_up_neither_local_volumes_nor_other_provi
 ) -> None:
     await driver.claim_on("there", "milan")
     _, there = await driver.bound("there")
+    before = await typical_seconds(driver, caller, "before")
     with stopped(driver.milan):
         # Before it is known: calls that hang there, and others beside them.
         hanging = [
@@ -118,13 +147,7 @@ async def test_a_hanging_provider_holds_up_neither_local_volumes_nor_other_provi
             for number in range(20)
         ]
         await asyncio.sleep(1)  # they are on their way
-        for name, node, cluster in (
-            ("local-1", "rome-1", ""),
-            ("turin-1", "turin", "turin"),
-        ):
-            seconds, code, text = await timed_create(driver, caller, name, node, cluster=cluster)
-            assert code is Code.OK, text
-            assert seconds < PROMPT_SECONDS
+        assert_no_slower(await typical_seconds(driver, caller, "unknown"), before)
         for _, code, text in await asyncio.gather(*hanging):
             assert code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED), text
 
@@ -133,13 +156,7 @@ async def test_a_hanging_provider_holds_up_neither_local_volumes_nor_other_provi
         seconds, code, text = await timed_create(driver, caller, "late", "milan")
         assert code is Code.RESOURCE_EXHAUSTED, text
         assert seconds < PROMPT_SECONDS
-        for name, node, cluster in (
-            ("local-2", "rome-1", ""),
-            ("turin-2", "turin", "turin"),
-        ):
-            seconds, code, text = await timed_create(driver, caller, name, node, cluster=cluster)
-            assert code is Code.OK, text
-            assert seconds < PROMPT_SECONDS
+        assert_no_slower(await typical_seconds(driver, caller, "known"), before)
         await driver.drop("there")
         code, _ = await caller.delete(there["spec"]["csi"]["volumeHandle"])
         assert code in (Code.UNAVAILABLE, Code.ABORTED)
@@ -155,6 +172,7 @@ async def test_a_hanging_provider_holds_up_neither_local_volumes_nor_other_provi
 async def test_a_controller_that_starts_beside_a_hanging_provider_serves_all_others(
     driver: fabric.Fabric, caller: calls.Caller, turin: control_plane.ControlPlane
 ) -> None:
+    before = await typical_seconds(driver, caller, "before")
     await driver.controller.end()
     with stopped(driver.milan):
         await driver.controller.start()
@@ -163,10 +181,7 @@ async def test_a_controller_that_starts_beside_a_hanging_provider_serves_all_oth
         await driver.bound("local", timeout_seconds=30)
         await driver.claim_on("turin", "turin")
         await driver.bound("turin", timeout_seconds=30)
-        for name, node, cluster in (("l", "rome-1", ""), ("t", "turin", "turin")):
-            seconds, code, text = await timed_create(driver, caller, name, node, cluster=cluster)
-            assert code is Code.OK, text
-            assert seconds < PROMPT_SECONDS
+        assert_no_slower(await typical_seconds(driver, caller, "now"), before)
     await reported(driver, ready=True)
     await driver.claim_on("data", "milan")
     await driver.bound("data", timeout_seconds=60)

@@ -12,12 +12,10 @@ import pytest
 from lab import control_plane
 from lab.faults import proxy, rules
 from tests import control_planes
-from tests.cluster import calls, expiry, fabric
+from tests.cluster import calls, conditions, expiry, fabric
 
 Code = grpc.StatusCode
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
-
-TWIN_MARKED = rules.Match(method="PATCH", resource="persistentvolumeclaims")
 
 
 @pytest.fixture
@@ -63,44 +61,13 @@ def entered(item: fabric.Json | None) -> bool:
     return "csi.liqo.io" in {entry["name"] for entry in drivers}
 
 
-async def reported_away(driver: fabric.Fabric) -> None:
-    await control_planes.wait_until(
-        driver.consumer,
-        fabric.REMOTE_CLUSTERS,
-        "milan",
-        lambda item: item is not None and not fabric.is_ready(item),
-    )
-
-
-async def reported(driver: fabric.Fabric, kind: str, reason: str, words: str = "") -> None:
-    """Wait until a condition of the RemoteCluster is False for a reason."""
-
-    def says(item: fabric.Json | None) -> bool:
-        conditions = (item or {}).get("status", {}).get("conditions", [])
-        return any(
-            (c["type"], c["status"], c["reason"]) == (kind, "False", reason)
-            and words in c["message"]
-            for c in conditions
-        )
-
-    await control_planes.wait_until(
-        driver.consumer, fabric.REMOTE_CLUSTERS, "milan", says, timeout_seconds=60
-    )
-
-
-async def reported_back(driver: fabric.Fabric) -> None:
-    await control_planes.wait_until(
-        driver.consumer, fabric.REMOTE_CLUSTERS, "milan", fabric.is_ready, timeout_seconds=60
-    )
-
-
 async def test_an_untouched_claim_goes_elsewhere_while_its_provider_is_away(
     driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
 ) -> None:
     before = await driver.snapshot()
     claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
     await milan_proxy.go_down()
-    await reported_away(driver)
+    await conditions.reported_away(driver)
 
     code, text, _ = await caller.create(calls.wish(claim, "milan"))
     assert code is Code.RESOURCE_EXHAUSTED
@@ -110,7 +77,7 @@ async def test_an_untouched_claim_goes_elsewhere_while_its_provider_is_away(
     await driver.consume("data", "rome-1")
     await driver.bound("data")
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.drop("data")
     assert await driver.settled(before) == []
 
@@ -140,7 +107,7 @@ async def test_a_provider_that_refuses_everything_is_done_without_until_it_is_we
     claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
     rule = milan_proxy.fail(status=status, reason="Placed", times=None)
     milan_proxy.cut_watches()
-    await reported(driver, kind, reason)
+    await conditions.reported(driver, kind, reason)
 
     code, text, _ = await caller.create(calls.wish(claim, "milan"))
     assert code is Code.RESOURCE_EXHAUSTED, text
@@ -152,8 +119,19 @@ async def test_a_provider_that_refuses_everything_is_done_without_until_it_is_we
     await driver.bound("local")
     await driver.drop("local")
 
+    # A controller that starts now has never seen the provider well.
+    await driver.controller.end()
+    await driver.controller.start()
+    await driver.claim_on("local-2", "rome-1")
+    await driver.bound("local-2")
+    await driver.drop("local-2")
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED, text
+    code, _ = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED)
+
     milan_proxy.remove(rule)
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.consume("data", "milan")
     await driver.bound("data", timeout_seconds=60)
     await driver.drop("data")
@@ -161,20 +139,29 @@ async def test_a_provider_that_refuses_everything_is_done_without_until_it_is_we
     assert await driver.settled(before) == []
 
 
-async def test_a_provider_whose_certificate_expired_is_said_to_be_so(
-    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy, tmp_path: Path
+async def test_a_provider_whose_certificate_expired_is_done_without_and_that_is_said(
+    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy, tmp_path: Path
 ) -> None:
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
     pair = expiry.Served(tmp_path / "milan-proxy" / "pki")
     good = pair.read()
     pair.expire()
     await milan_proxy.go_down()
     await milan_proxy.come_up()
-    await reported(driver, "Connected", "CertificateNotTrusted", "certificate has expired")
+    await conditions.reported(
+        driver, "Connected", "CertificateNotTrusted", "certificate has expired"
+    )
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert "certificate has expired" in text
 
     pair.write(good)
     await milan_proxy.go_down()
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
+    await driver.consume("data", "milan")
+    await driver.bound("data")
+    await driver.drop("data")
 
 
 @pytest.mark.timeout(300)
@@ -213,7 +200,9 @@ async def test_another_cluster_under_the_same_address_is_never_written_to(
 
     await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
     seen = len(milan_proxy.requests)
-    await reported(driver, "Connected", "IdentityChanged", "another cluster answers for milan")
+    await conditions.reported(
+        driver, "Connected", "IdentityChanged", "another cluster answers for milan"
+    )
     code, text, _ = await caller.create(calls.wish(claim, "milan"))
     assert code is Code.RESOURCE_EXHAUSTED
     assert "another cluster answers" in text
@@ -222,11 +211,11 @@ async def test_another_cluster_under_the_same_address_is_never_written_to(
     assert code in (Code.UNAVAILABLE, Code.ABORTED), "its data is in the other one"
     await driver.controller.end()
     await driver.controller.start()
-    await reported(driver, "Connected", "IdentityChanged", "it was")
+    await conditions.reported(driver, "Connected", "IdentityChanged", "it was")
     assert [item for item in milan_proxy.requests[seen:] if item.is_write and item.sent] == []
 
     await milan_proxy.lead_to(driver.milan.kubeconfig_for(fabric.CONSUMER_USER))
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
     await driver.drop("new")
     assert await driver.settled(before) == []
@@ -237,11 +226,11 @@ async def test_an_administrator_may_say_that_a_changed_identity_is_right(
 ) -> None:
     fabric.grant_namespace(third, driver.remote_namespace)
     await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
-    await reported(driver, "Connected", "IdentityChanged", "empty status.identity")
+    await conditions.reported(driver, "Connected", "IdentityChanged", "empty status.identity")
 
     path = f"{fabric.REMOTE_CLUSTERS}/milan/status"
     await driver.consumer.merge(path, {"status": {"identity": ""}})
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     found = await driver.consumer.get(f"{fabric.REMOTE_CLUSTERS}/milan")
     uid = ("get", "namespace", "kube-system", "-o=jsonpath={.metadata.uid}")
     assert found["status"]["identity"] == fabric.kubectl(third, *uid)
@@ -258,13 +247,13 @@ async def test_a_claim_that_may_be_there_waits_for_its_provider(
     assert f"twin {driver.remote_namespace}/data in cluster milan may exist" in text
 
     await milan_proxy.go_down()
-    await reported_away(driver)
+    await conditions.reported_away(driver)
     code, text, _ = await caller.create(calls.wish(claim, "milan"))
     assert code is Code.UNAVAILABLE
     assert f"claim {driver.namespace}/data may exist there" in text
 
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.consume("data", "milan")
     await driver.bound("data")
     await driver.drop("data")
@@ -278,7 +267,7 @@ async def test_a_deletion_waits_for_its_provider_and_then_takes_place(
     await driver.claim_on("data", "milan")
     _, volume = await driver.bound("data")
     await milan_proxy.go_down()
-    await reported_away(driver)
+    await conditions.reported_away(driver)
 
     await driver.drop("data")
     code, text = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
@@ -288,7 +277,7 @@ async def test_a_deletion_waits_for_its_provider_and_then_takes_place(
     assert "deletionTimestamp" not in twin["metadata"]
 
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
     assert await driver.settled(before) == []
 
@@ -306,7 +295,7 @@ async def test_a_restart_finds_a_provider_away_and_serves_this_cluster(
     await driver.drop("data")
 
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.claim_on("data", "milan")
     await driver.bound("data")
     await driver.drop("data")
@@ -333,63 +322,6 @@ async def test_the_own_api_server_may_be_away_for_a_while(
     await driver.bound("data", timeout_seconds=60)
     await driver.drop("data")
     assert await driver.settled(before) == []
-
-
-async def test_a_twin_nobody_was_told_of_is_collected_where_its_claim_did_not_go(
-    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
-) -> None:
-    before = await driver.snapshot()
-    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
-    rule = milan_proxy.fail(TWIN_MARKED, status=503, times=None)
-    code, _, _ = await caller.create(calls.wish(claim, "milan"))
-    assert code is Code.UNAVAILABLE
-    assert await driver.provider.find(f"{driver.remote_claims}/data") is not None
-    milan_proxy.remove(rule)
-
-    await driver.consume("data", "rome-1")
-    _, volume = await driver.bound("data")
-
-    await control_planes.wait_until_gone(driver.provider, driver.remote_claims, "data")
-    twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
-    assert await driver.consumer.find(f"{fabric.claims_in(twin[0])}/{twin[1]}") is not None
-    await driver.drop("data")
-    assert await driver.settled(before) == []
-
-
-async def test_a_twin_whose_claim_is_deleted_meanwhile_is_collected(
-    driver: fabric.Fabric, caller: calls.Caller
-) -> None:
-    before = await driver.snapshot()
-    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
-    request = calls.wish(claim, "milan", remoteClass="nobody")
-    code, text, _ = await caller.create(request, timeout_seconds=4)
-    assert code is Code.DEADLINE_EXCEEDED
-    assert "waiting for twin" in text
-
-    await driver.drop("data")
-
-    assert await driver.settled(before) == []
-
-
-async def test_a_handed_over_twin_is_never_collected(
-    driver: fabric.Fabric, caller: calls.Caller
-) -> None:
-    """It may hold data: only the deletion of its volume takes it away."""
-    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
-    code, _, volume = await caller.create(calls.wish(claim, "milan"))
-    assert code is Code.OK
-    await driver.drop("data")
-    later = await driver.consumer.create(driver.claims, fabric.claim("later"))
-    code, _, other = await caller.create(
-        calls.wish(later, "milan", remoteClass="nobody"), timeout_seconds=4
-    )
-    assert code is Code.DEADLINE_EXCEEDED
-    await driver.drop("later")
-    await control_planes.wait_until_gone(driver.provider, driver.remote_claims, "later")
-
-    assert await driver.provider.find(f"{driver.remote_claims}/data") is not None
-    assert await caller.delete(volume.volume_id) == (Code.OK, "")
-    assert not other.volume_id
 
 
 async def test_a_virtual_node_that_is_made_anew_is_entered_again(driver: fabric.Fabric) -> None:
