@@ -118,7 +118,7 @@ async def test_a_namespace_with_volumes_elsewhere_is_not_deleted_and_one_without
     key = f"namespace.{driver.namespace}"
     delete = ("delete", "namespace", driver.namespace)
     await driver.claim_on("local", "rome-1")
-    await driver.bound("local")
+    _, local = await driver.bound("local")
     assert attempt(driver.rome, *delete) == ""
 
     await driver.claim_on("remote", "milan")
@@ -130,6 +130,8 @@ async def test_a_namespace_with_volumes_elsewhere_is_not_deleted_and_one_without
     await driver.drop("remote")
     await until_counted(driver, key, None)
     assert attempt(driver.rome, *delete) == ""
+    await driver.drop("local")
+    await driver.volume_gone(local["metadata"]["name"])
 
 
 async def test_facts_that_are_not_so_do_not_survive_a_restart(driver: fabric.Fabric) -> None:
