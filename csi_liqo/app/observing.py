@@ -107,6 +107,7 @@ class _View:
             on_claim=lambda *_: None,
             namespaces_in_use=self._namespaces_in_use,
             mapped_namespaces=self._mapped_namespaces,
+            patience_seconds=CONTACT_SECONDS,
             exec_plugins=known.exec_plugins,
         )
         self._providers = providers.Providers(around, self._sources)

@@ -44,7 +44,8 @@ class Surroundings:
     of each change of a twin in a provider. ``namespaces_in_use`` says which of a
     provider's namespaces may hold twins, ``mapped_namespaces`` which others a mapping leads
     to, where it names none. ``exec_plugins`` are the programs that a
-    kubeconfig may start.
+    kubeconfig may start. ``patience_seconds`` is how long a call waits for a connection that
+    is being made, as after a start.
     """
 
     consumer_id: str
@@ -55,6 +56,7 @@ class Surroundings:
     namespaces_in_use: Callable[[objects.RemoteClusterSpec], Iterable[str]]
     mapped_namespaces: Callable[[objects.RemoteClusterSpec], Awaitable[Iterable[str]]]
     exec_plugins: Collection[str] = ()
+    patience_seconds: float = 5.0
 
 
 class Connection:

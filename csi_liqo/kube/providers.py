@@ -11,16 +11,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import Final
 
 from csi_liqo.kube import connection, sources
 from csi_liqo.model import objects
 from csi_liqo.service.controller import clusters
 
 logger = logging.getLogger(__name__)
-
-FIRST_CONTACT_SECONDS: Final = 5.0
-"""How long a call waits for a connection that is being made, as after a start."""
 
 
 class Providers:
@@ -77,7 +73,7 @@ class Providers:
 
     async def ready(self, cluster_id: str) -> clusters.Cluster | None:
         claiming = self._claiming(cluster_id)
-        if len(claiming) == 1 and not await claiming[0].ready(FIRST_CONTACT_SECONDS):
+        if len(claiming) == 1 and not await claiming[0].ready(self._around.patience_seconds):
             return None
         return self.get(cluster_id)
 
