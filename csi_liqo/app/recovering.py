@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from csi_liqo.app import observing, tools
 from csi_liqo.model import objects
-from csi_liqo.service.controller import adoption, inventory
+from csi_liqo.service.controller import adoption, disposal, inventory
+from csi_liqo.service.controller import twins as twin_service
 from csi_liqo.service.tools import mending, told
 
 
@@ -34,6 +36,29 @@ async def adopt(
     """Make a virtual volume again for a twin that kept its data; see ``Adoption.adopt``."""
     async with _sight(where, given, driver) as sight:
         return await sight.adoption.adopt(wish)
+
+
+async def dispose(
+    where: tools.Where,
+    given: told.Told,
+    driver: str,
+    wish: adoption.Wish,
+    agreed: Callable[[Left], bool],
+) -> bool:
+    """Delete a twin that nobody uses, if the person agrees to what is shown of it.
+
+    Returns whether the person did. Raises as ``Disposal.delete``, and
+    errors.VolumeNotFoundError when there is no such twin.
+    """
+    async with _sight(where, given, driver) as sight:
+        cluster, twin = await sight.adoption.find(wish)
+        entry = sight.inventory.entry(cluster, twin)
+        if not await asyncio.to_thread(agreed, _left(entry)):
+            return False
+        made = twin_service.Twins(sight.consumer)
+        ending = disposal.Disposal(sight.consumer, sight.adoption, sight.inventory, made)
+        await ending.delete(wish, uid=twin.uid)
+        return True
 
 
 async def twins_left(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csi_liqo.cli import adopt, doctor, peer, where
+from csi_liqo.cli import adopt, dispose, doctor, peer, where
 from csi_liqo.model import controller_settings, errors, labelling, names, settings
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(peer.app)
 app.command()(where.where)
 app.command()(doctor.doctor)
 app.command()(adopt.adopt)
+app.command()(dispose.dispose)
 
 FAILED = 1
 REFUSED = 2

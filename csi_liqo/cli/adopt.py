@@ -46,20 +46,12 @@ def adopt(
     from csi_liqo.app import recovering
     from csi_liqo.service.controller import adoption
 
-    namespace, _, name = twin.partition("/")
-    if not namespace or not name or "/" in name:
-        raise errors.InvalidRequestError(f"{twin!r} is not of the form NAMESPACE/TWIN")
     if reclaim_policy not in ("", "Delete", "Retain"):
         raise errors.InvalidRequestError(
             f"--reclaim-policy {reclaim_policy} is neither Delete nor Retain"
         )
-    wish = adoption.Wish(
-        cluster_id=cluster,
-        namespace=namespace,
-        name=name,
-        claim=claim,
-        storage_class=storage_class,
-        reclaim_policy=reclaim_policy,
+    wish = adoption.Wish.of(
+        cluster, twin, claim=claim, storage_class=storage_class, reclaim_policy=reclaim_policy
     )
     given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
     made = asyncio.run(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from tests import control_planes
 from tests.cli import conftest
 from tests.cluster import fabric
@@ -47,7 +49,7 @@ async def test_what_was_kept_is_listed_and_comes_back_to_a_new_claim(
     fabric.kubectl(desk.rome, "patch", "pv", name, "-p", go)
 
 
-async def test_a_twin_that_nobody_uses_is_listed_as_abandoned(
+async def test_a_twin_that_nobody_uses_is_listed_as_abandoned_and_goes_on_command(
     driver: fabric.Fabric, desk: conftest.Desk
 ) -> None:
     await driver.claim_on("data", "rome-1")
@@ -62,16 +64,23 @@ async def test_a_twin_that_nobody_uses_is_listed_as_abandoned(
         found = fabric.kubectl(desk.rome, *where, "get", kind, thing, "--ignore-not-found")
         if found:
             fabric.kubectl(desk.rome, *where, "patch", kind, thing, "-p", unprotect)
-    try:
-        rows = (await desk("where", "--orphans", "--consumer-id=rome")).rows
-    finally:
-        about = ("-n", twin[0], "pvc", twin[1])
-        await driver.controller.start()
-        fabric.kubectl(desk.rome, "label", *about, "csi.liqo.io/fence=open")
-        fabric.kubectl(desk.rome, "patch", *about, "-p", '{"metadata":{"finalizers":null}}')
-        fabric.kubectl(desk.rome, "delete", *about)
+    rows = (await desk("where", "--orphans", "--consumer-id=rome")).rows
+    await driver.controller.start()
 
-    row = next(row for row in rows if row["twin"] == f"{twin[0]}/{twin[1]}")
+    reference = f"{twin[0]}/{twin[1]}"
+    done = await desk("dispose", "rome", reference, "--consumer-id=rome")
+    assert done.code == 1, "nobody said yes"
+    assert "Delete it for good?" in done.out
+    assert (
+        "deletionTimestamp"
+        not in (await desk.consumer.get(f"{driver.twins}/{twin[1]}"))["metadata"]
+    )
+    done = await desk("dispose", "rome", reference, "--consumer-id=rome", "--yes")
+    assert done.code == 0, done.err
+    assert done.out.endswith(f"twin {reference} in cluster rome is gone\n")
+    await control_planes.wait_until_gone(desk.consumer, driver.twins, twin[1])
+
+    row = next(row for row in rows if row["twin"] == reference)
     assert (row["cluster"], row["state"]) == ("rome", "abandoned")
     assert row["claim"] == f"{driver.namespace}/data"
 
@@ -106,10 +115,24 @@ async def test_a_twin_that_somebody_deleted_is_repaired_on_command(
     assert row["state"] == "Bound"
 
 
-async def test_a_twin_that_is_not_there_cannot_be_adopted(
-    driver: fabric.Fabric, desk: conftest.Desk
+async def test_a_twin_in_use_is_not_disposed_of(driver: fabric.Fabric, desk: conftest.Desk) -> None:
+    await driver.claim_on("data", "rome-1")
+    _, volume = await driver.bound("data")
+    namespace, name, _ = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
+
+    done = await desk("dispose", "rome", f"{namespace}/{name}", "--consumer-id=rome", "--yes")
+
+    assert done.code == 1
+    assert f"belongs to PersistentVolume {volume['metadata']['name']}" in done.err
+    twin = await desk.consumer.get(f"{driver.twins}/{name}")
+    assert "deletionTimestamp" not in twin["metadata"]
+
+
+@pytest.mark.parametrize("command", ["adopt", "dispose"])
+async def test_a_twin_that_is_not_there_can_neither_be_adopted_nor_disposed_of(
+    driver: fabric.Fabric, desk: conftest.Desk, command: str
 ) -> None:
-    done = await desk("adopt", "milan", f"{driver.remote_namespace}/none", "--consumer-id=rome")
+    done = await desk(command, "milan", f"{driver.remote_namespace}/none", "--consumer-id=rome")
 
     assert done.code == 1
     assert done.err == (

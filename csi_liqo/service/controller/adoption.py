@@ -37,6 +37,18 @@ class Wish:
     storage_class: str = ""
     reclaim_policy: str = ""
 
+    @classmethod
+    def of(cls, cluster_id: str, reference: str, **more: str) -> Wish:
+        """Return the wish for a twin given as a person writes it.
+
+        Raises:
+            errors.InvalidRequestError: it is not of the form namespace/name.
+        """
+        namespace, _, name = reference.partition("/")
+        if not objects.is_object_name(namespace) or not objects.is_object_name(name):
+            raise errors.InvalidRequestError(f"{reference!r} is not of the form NAMESPACE/TWIN")
+        return cls(cluster_id=cluster_id, namespace=namespace, name=name, **more)
+
     @property
     def reference(self) -> str:
         return f"{self.namespace}/{self.name}"
