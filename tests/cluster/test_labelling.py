@@ -145,7 +145,7 @@ async def test_several_virtual_classes_and_annotations_choose_class_and_modes(
     wish = fabric.claim("wish", storage_class="virtual-slow")
     wish["metadata"]["annotations"] = {
         "liqo.io/remote-storage-class": "hostpath-wffc",
-        "liqo.io/remote-access-modes": "RWO,RWX",
+        "liqo.io/remote-access-modes": "RWOP",
     }
     await driver.consumer.create(driver.claims, wish)
     await driver.consume("wish", "milan")
@@ -154,7 +154,7 @@ async def test_several_virtual_classes_and_annotations_choose_class_and_modes(
         await driver.bound(name)
         twin = await driver.provider.get(f"{driver.remote_claims}/{name}")
         assert twin["spec"]["storageClassName"] == real
-    assert twin["spec"]["accessModes"] == ["ReadWriteOnce", "ReadWriteMany"]
+    assert twin["spec"]["accessModes"] == ["ReadWriteOncePod"]
     for name in expected:
         await driver.drop(name)
     for made in classes:
