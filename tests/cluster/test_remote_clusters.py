@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from lab import api
 from tests import control_planes
 from tests.cluster import fabric
 
+BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 FINALIZER = "csi.liqo.io/remote-cluster"
 PATH = f"{fabric.REMOTE_CLUSTERS}/milan"
 
@@ -140,11 +142,19 @@ async def test_a_virtual_node_that_two_claim_is_a_conflict_of_both(driver: fabri
 
 @pytest.fixture
 async def unfenced(driver: fabric.Fabric) -> AsyncIterator[None]:
-    """Without the policy that refuses the deletion, as where nobody installed it."""
-    binding = "validatingadmissionpolicybinding/csi-liqo-remote-clusters"
-    fabric.kubectl(driver.rome, "delete", binding, "--ignore-not-found")
+    """Without the policies that refuse the deletion, as where nobody installed them.
+
+    Both installations' go: what one that does not run counted last is as good a reason.
+    """
+    bindings = [f"csi-liqo-remote-clusters{suffix}" for suffix in ("", "-attach")]
+    kind = "validatingadmissionpolicybinding"
+    kept = fabric.kubectl(driver.rome, "get", kind, *bindings, "--ignore-not-found", "-o", "json")
+    fabric.kubectl(driver.rome, "delete", kind, *bindings, "--ignore-not-found")
     yield
-    fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy/base"))
+    there = json.loads(kept)
+    for binding in there.get("items", [there]):
+        binding["metadata"] = {key: binding["metadata"].get(key) for key in ("name", "labels")}
+        await driver.consumer.create(BINDINGS, binding)
 
 
 async def delete_remote_cluster(driver: fabric.Fabric, uid: str) -> None:
