@@ -7,20 +7,16 @@ replica wrote another does not know.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from csi_liqo.kube import api, collection, connection, indexes, providers, resources, sources
+from csi_liqo.kube import api, collection, connection, providers, resources, sources
 from csi_liqo.model import errors, objects
-from csi_liqo.reconcilers import attachments as attachment_reconciler
 from csi_liqo.reconcilers import lent_namespaces
 from csi_liqo.reconcilers import twins as twin_reconciler
-from csi_liqo.service.controller import clusters
 from csi_liqo.service.controller import twins as twin_service
 from lab import control_plane
 from tests import control_planes
@@ -211,77 +207,6 @@ async def test_a_count_that_another_replica_wrote_is_corrected_by_the_next_leade
     count = await made.home.get(f"{maps}/csi-liqo-rome")
     assert count["data"] == {"twins": "1"}
     await driver.controller.start()
-    await driver.drop("data")
-    await driver.volume_gone(made.name)
-
-
-@contextlib.asynccontextmanager
-async def attachments_without_volumes(
-    driver: fabric.Fabric,
-) -> AsyncIterator[tuple[attachment_reconciler.OrphanAttachments, Any]]:
-    """The collector of attachments, with a cache of volumes that has not seen any yet."""
-    async with await api.Api.from_kubeconfig(driver.rome.kubeconfig) as rome:
-        shown = collection.Collection(
-            rome, rome, resources.ATTACHMENTS, indexes=indexes.ATTACHMENTS
-        )
-        task = asyncio.create_task(shown.keep())
-        await shown.store.wait_synced()
-        nothing: dict[str, Any] = {
-            "claims": collection.Collection(rome, rome, resources.CLAIMS, indexes=indexes.CLAIMS),
-            "volumes": collection.Collection(
-                rome, rome, resources.VOLUMES, indexes=indexes.local_volumes(driver.name)
-            ),
-            "classes": collection.Collection(rome, rome, resources.CLASSES),
-            "nodes": collection.Collection(rome, rome, resources.NODES, indexes=indexes.NODES),
-            "csi_nodes": collection.Collection(rome, rome, resources.CSI_NODES),
-            "csi_drivers": collection.Collection(rome, rome, resources.CSI_DRIVERS),
-        }
-        consumer = clusters.Consumer(
-            cluster_id="rome", warnings=collection.EventWarnings(rome), **nothing
-        )
-        try:
-            yield attachment_reconciler.OrphanAttachments(consumer, shown, driver.name), shown
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-
-async def test_an_attachment_is_not_taken_from_a_volume_that_the_cache_does_not_show_yet(
-    driver: fabric.Fabric,
-) -> None:
-    made = await make_volume(driver, "rome-1", "csi-liqo")
-    path = "/apis/storage.k8s.io/v1/volumeattachments"
-
-    def attachment(name: str, attacher: str, volume: str) -> fabric.Json:
-        labels = {
-            "csi.liqo.io/volume": made.name,
-            "csi.liqo.io/consumer": "rome",
-            "csi.liqo.io/driver": driver.name,
-        }
-        return {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "VolumeAttachment",
-            "metadata": {"name": name, "labels": labels if attacher != driver.name else {}},
-            "spec": {
-                "attacher": attacher,
-                "nodeName": "rome-1",
-                "source": {"persistentVolumeName": volume},
-            },
-        }
-
-    outer, inner = f"outer-{made.name}", f"inner-{made.name}"
-    asked = await driver.consumer.create(path, attachment(outer, driver.name, made.name))
-    await driver.consumer.create(path, attachment(inner, "real.example.com", "real"))
-    async with attachments_without_volumes(driver) as (collector, shown):
-        await shown.wait("", inner, lambda found: found)
-        await shown.wait("", outer, lambda found: found)
-        await collector.reconcile(("", inner))
-        assert await driver.consumer.find(f"{path}/{inner}") is not None
-
-        await driver.consumer.delete(f"{path}/{outer}", uid=asked["metadata"]["uid"])
-        await shown.wait("", outer, lambda found: found is None or None)
-        await collector.reconcile(("", inner))
-    await control_planes.wait_until_gone(driver.consumer, path, inner)
     await driver.drop("data")
     await driver.volume_gone(made.name)
 
