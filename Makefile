@@ -54,15 +54,9 @@ e2e: binaries  ## The tests on whole clusters with kubelets
 sanity: binaries  ## csi-sanity against the driver on a real API server
 	$(PYTEST) tests/sanity $(ARGS)
 
-# --- find out whether it is fast ---------------------------------------------------
-
-.PHONY: bench
-bench: $(INSTALLED)  ## Measure; ARGS='--only NAME --runs N --bursts N --percent N' for less
-	$(PYTHON) -m bench run $(ARGS)
-
-.PHONY: bench-readme
-bench-readme: $(INSTALLED)  ## Put the last results' table and plots into bench/
-	$(PYTHON) -m bench report
+.PHONY: soak
+soak: binaries  ## Faults at random for ten minutes, then an account of every volume
+	$(PYTEST) tests/soak --capture=no --soak-seconds=600 $(ARGS)
 
 .PHONY: check
 check: $(INSTALLED) check-generated  ## Format, lint, types, imports, generated code
@@ -81,6 +75,16 @@ check-generated: $(INSTALLED)
 format: $(INSTALLED)  ## Format the code and mend what ruff can mend
 	$(BIN)ruff check --fix --quiet
 	$(BIN)ruff format --quiet
+
+# --- find out whether it is fast ---------------------------------------------------
+
+.PHONY: bench
+bench: $(INSTALLED)  ## Measure; ARGS='--only NAME --runs N --bursts N --percent N' for less
+	$(PYTHON) -m bench run $(ARGS)
+
+.PHONY: bench-readme
+bench-readme: $(INSTALLED)  ## Put the last results' table and plots into bench/
+	$(PYTHON) -m bench report
 
 # --- what the rest stands on ------------------------------------------------------
 

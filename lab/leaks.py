@@ -35,6 +35,8 @@ _OBJECTS: Final = {
     f"{_STORAGE}/csistoragecapacities": "csistoragecapacity",
 }
 _CSI_NODES: Final = f"{_STORAGE}/csinodes"
+_CLASSES: Final = f"{_STORAGE}/storageclasses"
+_CAPACITIES: Final = f"{_STORAGE}/csistoragecapacities"
 # They expire by themselves, and copy the metadata of nobody.
 _UNACCOUNTED: Final = ("events",)
 # Where kubelet keeps CSI volumes of pods and staged ones, below its directory.
@@ -95,18 +97,35 @@ async def snapshot_cluster(
     Raises ApiError, aiohttp.ClientError or TimeoutError when it cannot be read.
     """
     async with await api.Api.of(kubeconfig) as server:
-        objects = [
-            _objects(name, kind, await server.get(path), driver) for path, kind in _OBJECTS.items()
+        lists = {path: await server.get(path) for path in _OBJECTS}
+        standing = _standing(lists[_CAPACITIES], await server.get(_CLASSES))
+        lists[_CAPACITIES]["items"] = [
+            item for item in lists[_CAPACITIES]["items"] or [] if _name_of(item) not in standing
         ]
+        objects = [_objects(name, kind, lists[path], driver) for path, kind in _OBJECTS.items()]
         drivers = _registered(name, await server.get(_CSI_NODES), driver)
         paths = await _collections(server)
         async with asyncio.TaskGroup() as tasks:
-            lists = {path: tasks.create_task(server.list_metadata(path)) for path in paths}
-    marks = [_marked(name, path, task.result(), driver) for path, task in lists.items()]
+            names = {path: tasks.create_task(server.list_metadata(path)) for path in paths}
+    names_of_capacities = names[_CAPACITIES].result()
+    names_of_capacities["items"] = [
+        item for item in names_of_capacities["items"] or [] if _name_of(item) not in standing
+    ]
+    marks = [_marked(name, path, task.result(), driver) for path, task in names.items()]
     entries = {entry for group in (*objects, drivers, *marks) for entry in group}
     if hostpath is not None:
         entries |= set(_hostpaths(name, hostpath))
     return Snapshot(frozenset(entries))
+
+
+def _standing(capacities: api.Json, classes: api.Json) -> set[str]:
+    """Return what says how much room a class has that exists: a fact, and nothing left behind."""
+    known = {item["metadata"]["name"] for item in classes["items"] or []}
+    return {
+        _name_of(item)
+        for item in capacities["items"] or []
+        if item.get("storageClassName") in known
+    }
 
 
 def _hostpaths(where: str, directory: pathlib.Path) -> Iterator[Entry]:

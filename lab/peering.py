@@ -20,7 +20,7 @@ _PROVIDER_MANIFESTS: Final = settings.REPOSITORY / "deploy" / "provider"
 _DRIVER_NAMESPACE: Final = "csi-liqo"
 _SECRET: Final = f"{settings.PROVIDER}-kubeconfig"
 # What the consumer may do in the whole provider, and in a namespace lent to it.
-_CLUSTER_GRANTS: Final = ("offered-classes", "volumes", "identity")
+_CLUSTER_GRANTS: Final = ("offered-classes", "volumes", "capacity", "identity")
 _NAMESPACE_GRANTS: Final = ("claims", "events")
 
 

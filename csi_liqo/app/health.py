@@ -23,7 +23,7 @@ PROBE_SECONDS: Final = 3.0
 
 
 class Health:
-    """Answers /healthz.
+    """Answers /healthz: whether a restart would help; and /readyz: whether calls are served.
 
     ``problem`` is asked too: what else keeps this role from working, empty when nothing.
     """
@@ -34,12 +34,19 @@ class Health:
 
     async def page(self) -> http.Page:
         """Return 200, or 503 with the reason."""
-        reason = await self._unhealthy()
-        if reason:
-            return http.Page(status=HTTPStatus.SERVICE_UNAVAILABLE, body=f"{reason}\n".encode())
-        return http.Page(body=b"ok\n")
+        _, reason = await self._probe()
+        return _page(reason)
 
-    async def _unhealthy(self) -> str:
+    async def ready_page(self) -> http.Page:
+        """Return 200 once calls are served, else 503 with the reason.
+
+        A rollout goes on by it: the last pod that serves must not go for one that waits.
+        """
+        ready, reason = await self._probe()
+        return _page(reason if reason or ready else "it waits for an API server")
+
+    async def _probe(self) -> tuple[bool, str]:
+        """Return whether Probe answers "ready", and what is wrong that a restart may mend."""
         # A connection of its own each time: whether one can be made is half of the question.
         async with grpc.aio.insecure_channel(f"unix:{self._socket}") as channel:
             try:
@@ -47,7 +54,13 @@ class Health:
                     csi_pb2.ProbeRequest(), timeout=PROBE_SECONDS
                 )
             except grpc.aio.AioRpcError as error:
-                return f"Probe on {self._socket}: {error.code().name} {error.details()}"
+                return False, f"Probe on {self._socket}: {error.code().name} {error.details()}"
         if answer.HasField("ready") and not answer.ready.value:
-            return ""  # it waits for an API server: a restart would not bring that back
-        return self._problem()
+            return False, ""  # it waits for an API server: a restart would not bring that back
+        return True, self._problem()
+
+
+def _page(reason: str) -> http.Page:
+    if reason:
+        return http.Page(status=HTTPStatus.SERVICE_UNAVAILABLE, body=f"{reason}\n".encode())
+    return http.Page(body=b"ok\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import prometheus_client
 from prometheus_client import exposition
 
@@ -29,6 +31,15 @@ class Metrics:
     def observe(self, *, method: str, code: str, seconds: float) -> None:
         """Count a finished call (``rpc.interceptors.Observer``)."""
         self._calls.labels(method, code).observe(seconds)
+
+    def watch_leading(self, is_leading: Callable[[], bool]) -> None:
+        """Show whether this replica is the one that runs the reconcilers."""
+        gauge = prometheus_client.Gauge(
+            "csi_liqo_leading",
+            "1 on the replica that runs the reconcilers, 0 on the others.",
+            registry=self.registry,
+        )
+        gauge.set_function(lambda: float(is_leading()))
 
     async def page(self) -> http.Page:
         """Return all of it for a scraper."""

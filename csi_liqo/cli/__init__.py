@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from csi_liqo.model import controller_settings, errors, names, settings
+from csi_liqo.cli import adopt, dispose, doctor, peer, where
+from csi_liqo.model import controller_settings, errors, labelling, names, settings
 
 app = typer.Typer(
     name="csi-liqo",
@@ -25,6 +26,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(peer.app)
+app.command()(where.where)
+app.command()(doctor.doctor)
+app.command()(adopt.adopt)
+app.command()(dispose.dispose)
 
 FAILED = 1
 REFUSED = 2
@@ -75,6 +81,20 @@ def controller(
         str,
         typer.Option(envvar=_env("namespace", "NAMESPACE"), help="The driver's own namespace."),
     ] = names.DRIVER_NAMESPACE,
+    service_account: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("service-account", "SERVICE_ACCOUNT"),
+            help="What the controller acts as, for commands that grant it something.",
+        ),
+    ] = names.CONTROLLER_ACCOUNT,
+    replica: Annotated[
+        str | None,
+        typer.Option(
+            envvar=_env("replica", "POD_NAME"),
+            help="Tells this replica from the others [default: a name made up at each start].",
+        ),
+    ] = None,
     kubeconfig: Annotated[
         pathlib.Path | None,
         typer.Option(envvar=_env("kubeconfig"), help="Instead of the pod's own service account."),
@@ -86,6 +106,13 @@ def controller(
             help="Attach real volumes; as attachRequired of this driver's CSIDriver.",
         ),
     ] = False,
+    remote_clusters: Annotated[
+        controller_settings.RemoteClusterSource,
+        typer.Option(
+            envvar=_env("remote-clusters"),
+            help="What describes them: RemoteCluster objects, an existing Liqo, or both.",
+        ),
+    ] = controller_settings.RemoteClusterSource.CSI_LIQO,
     real_drivers_config_map: Annotated[
         str,
         typer.Option(
@@ -100,6 +127,13 @@ def controller(
             help="The ConfigMap beside the twins that says whether there are any.",
         ),
     ] = names.FENCE_CONFIG_MAP,
+    homes_config_map: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("homes-config-map"),
+            help="The one that says where this installation's volumes have their homes.",
+        ),
+    ] = names.HOMES_CONFIG_MAP,
     orphan_grace_seconds: Annotated[
         float,
         typer.Option(
@@ -107,6 +141,24 @@ def controller(
             help="How long a twin that was never handed over is left alone.",
         ),
     ] = controller_settings.ORPHAN_GRACE_SECONDS,
+    metadata_allow: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("metadata-allow"),
+            help="Labels and annotations that a claim and its twin share: patterns, by commas.",
+        ),
+    ] = "*",
+    metadata_deny: Annotated[
+        str,
+        typer.Option(envvar=_env("metadata-deny"), help="Those that they do not share."),
+    ] = ",".join(labelling.DEFAULT_DENY),
+    allowed_exec_plugins: Annotated[
+        str,
+        typer.Option(
+            envvar=_env("allowed-exec-plugins"),
+            help="Programs that a provider's kubeconfig may start: absolute paths, by commas.",
+        ),
+    ] = "",
     health_address: HealthAddress = ":9809",
     metrics_address: MetricsAddress = ":9808",
     log_level: Level = LogLevel.INFO,
@@ -118,11 +170,17 @@ def controller(
         driver_name=driver_name,
         twins_namespace=twins_namespace,
         namespace=namespace,
+        replica=replica or controller_settings.own_name(),
         kubeconfig=kubeconfig,
         attach=attach,
+        remote_clusters=remote_clusters,
         real_drivers_config_map=real_drivers_config_map,
         fence_config_map=fence_config_map,
+        homes_config_map=homes_config_map,
+        service_account=service_account,
         orphan_grace_seconds=orphan_grace_seconds,
+        shared_marks=labelling.Rules.parse(allow=metadata_allow, deny=metadata_deny),
+        allowed_exec_plugins=tuple(path for path in allowed_exec_plugins.split(",") if path),
         health_address=health_address,
         metrics_address=metrics_address,
     )

@@ -1,76 +1,86 @@
 """One API server, spoken to through the official client, answers kept as bytes.
 
 The client brings what must not be written twice (kubeconfig, certificates,
-tokens that renew themselves, proxies); its generated models are not used. This
-is the one place where an HTTP answer becomes an error of the model, and the one
-that knows whether a request can have changed anything.
+tokens that renew themselves, proxies); its generated models are not used.
 """
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import aiohttp
-import msgspec
-import yaml
 from kubernetes.aio import client as aio_client
 from kubernetes.aio import config as aio_config
 
+from csi_liqo.kube import answers, kubeconfigs
 from csi_liqo.model import errors
 
 REQUEST_TIMEOUT_SECONDS: Final = 20.0
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 
-CONNECTION_ERRORS: Final = (TimeoutError, OSError, aiohttp.ClientError)
-"""What a connection can raise instead of an answer."""
-
 Json = Any
 """A manifest or patch, as plain Python values."""
 
-
-class _Status(msgspec.Struct):
-    message: str = ""
-    reason: str = ""
+Gate = Callable[[], AbstractAsyncContextManager[None]]
+"""What a request passes: it may wait, refuse, and hear how the request ended."""
 
 
 class Api:
-    """A connection pool to one API server. Close it, or use it as a context manager."""
+    """A connection pool to one API server. Close it, or use it as a context manager.
+
+    Its credential may be exchanged while it is used. ``gate`` bounds and judges what
+    passes; an own cluster has none. Making one raises errors.PreconditionError when the
+    addresses or the token cannot be sent anything to, or with.
+    """
 
     def __init__(self, configuration: aio_client.Configuration) -> None:
-        configuration.retries = 0  # a retry hides whether a write happened; callers decide
+        kubeconfigs.refuse_unusable(configuration)
+        # A retry hides whether a write happened; callers decide. NB: 0 would mean for ever,
+        # as aiohttp-retry counts attempts from one (2.9.1, client.py:86-88).
+        configuration.retries = None
+        # Every watch holds a connection for minutes: a limit would starve the later ones
+        # for ever. What bounds the calls to a provider is its gate.
+        configuration.connection_pool_maxsize = 0
         self._client = aio_client.ApiClient(configuration)
         self._client.user_agent = "csi-liqo"
+        self.gate: Gate = contextlib.nullcontext
+        self.on_break: Callable[[errors.ApiError], None] = lambda _: None
+        """Hears of each stream that ended otherwise than agreed."""
+        self._closed = False
+        self._users: collections.Counter[aio_client.ApiClient] = collections.Counter()
+        self._streams: set[asyncio.Timeout] = set()
 
     @classmethod
     async def from_kubeconfig(cls, path: pathlib.Path) -> Api:
-        """Connect as a kubeconfig file's current context says."""
+        """Connect as a kubeconfig file's current context says.
+
+        Raises:
+            errors.PreconditionError: it cannot be used.
+        """
         configuration = aio_client.Configuration()
-        await aio_config.load_kube_config(
-            config_file=str(path), client_configuration=configuration, persist_config=False
-        )
+        with kubeconfigs.complaints():
+            await aio_config.load_kube_config(
+                config_file=str(path), client_configuration=configuration, persist_config=False
+            )
         return cls(configuration)
 
     @classmethod
-    async def from_kubeconfig_text(cls, text: str) -> Api:
+    async def from_kubeconfig_text(cls, text: str, exec_plugins: Collection[str] = ()) -> Api:
         """Connect as a kubeconfig's text says.
 
         Raises:
-            errors.PreconditionError: the text is no kubeconfig, or one that would run a
-                program or read files here: a provider's Secret decides nothing on this machine.
+            errors.PreconditionError: the text is no kubeconfig, or one that would read files
+                here, or run a program that is not among ``exec_plugins``: a provider's Secret
+                decides nothing on this machine.
         """
-        configuration = aio_client.Configuration()
-        try:
-            document = yaml.safe_load(text)
-            _refuse_local_access(document)
-            await aio_config.load_kube_config_from_dict(
-                document, client_configuration=configuration
-            )
-        except (yaml.YAMLError, aio_config.ConfigException, TypeError, AttributeError) as error:
-            raise errors.PreconditionError(f"the kubeconfig cannot be read: {error}") from error
-        return cls(configuration)
+        with kubeconfigs.complaints():
+            return cls(await kubeconfigs.load(text, exec_plugins))
 
     @classmethod
     async def in_cluster(cls) -> Api:
@@ -78,6 +88,12 @@ class Api:
         configuration = aio_client.Configuration()
         aio_config.load_incluster_config(client_configuration=configuration)
         return cls(configuration)
+
+    @property
+    def proves_itself(self) -> bool:
+        """Whether the server must show a certificate that is checked."""
+        configuration = self._client.configuration
+        return bool(configuration.verify_ssl) and str(configuration.host).startswith("https:")
 
     async def __aenter__(self) -> Api:
         return self
@@ -87,7 +103,24 @@ class Api:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._closed = True
         await self._client.close()
+
+    async def exchange(self, fresh: Api) -> None:
+        """Go on with the address and credential of another one, which is used up by that.
+
+        Running requests end as they began; streams are cut, and begin anew.
+        """
+        former, self._client = self._client, fresh._client
+        self.cut()
+        if not self._users[former]:
+            await former.close()
+
+    def cut(self) -> None:
+        """End every stream, as if its connection had broken."""
+        streams, self._streams = self._streams, set()
+        for scope in streams:
+            scope.reschedule(asyncio.get_running_loop().time())
 
     async def request(
         self,
@@ -107,11 +140,14 @@ class Api:
         timeout = aiohttp.ClientTimeout(
             total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
         )
-        async with self._open(method, path, query or {}, body, content_type, timeout) as response:
+        async with (
+            self.gate(),
+            self._open(method, path, query or {}, body, content_type, timeout) as response,
+        ):
             try:
                 return await response.read()
-            except CONNECTION_ERRORS as error:
-                raise _no_answer(method, path, error) from error
+            except answers.CONNECTION_ERRORS as error:
+                raise answers.no_answer(method, path, error) from None
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -125,8 +161,21 @@ class Api:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=silence_seconds
         )
-        async with self._open("GET", path, query, None, "application/json", timeout) as response:
-            yield response.content
+        scope = asyncio.timeout(None)
+        try:
+            async with scope, contextlib.AsyncExitStack() as stack:
+                self._streams.add(scope)
+                async with self.gate():
+                    opened = self._open("GET", path, query, None, "application/json", timeout)
+                    response = await stack.enter_async_context(opened)
+                yield response.content
+        except TimeoutError as error:
+            raise errors.ApiUnavailableError(f"GET {path}: the stream was cut") from error
+        except errors.ApiUnavailableError as error:
+            self.on_break(error)
+            raise
+        finally:
+            self._streams.discard(scope)
 
     @contextlib.asynccontextmanager
     async def _open(
@@ -138,8 +187,35 @@ class Api:
         content_type: str,
         timeout: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._closed:
+            raise errors.ApiUnavailableError(f"{method} {path}: the connection was given up")
+        client = self._client
+        self._users[client] += 1
         try:
-            _, url, headers, data, _ = await self._client.param_serialize(
+            async with self._answered(
+                client, method, path, query, body, content_type, timeout
+            ) as response:
+                yield response
+        finally:
+            self._users[client] -= 1
+            if not self._users[client]:
+                del self._users[client]
+                if client is not self._client:
+                    await client.close()
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def _answered(
+        client: aio_client.ApiClient,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            _, url, headers, data, _ = await client.param_serialize(
                 method,
                 path,
                 query_params=list(query.items()),
@@ -147,59 +223,19 @@ class Api:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self._client.rest_client.request(
+            answer = await client.rest_client.request(
                 method, url, headers=headers, body=data, _request_timeout=timeout
             )
-        except CONNECTION_ERRORS as error:
-            raise _no_answer(method, path, error) from error
+        except answers.CONNECTION_ERRORS as error:
+            raise answers.no_answer(method, path, error) from None
         response: aiohttp.ClientResponse = answer.response
         try:
+            if response.status == 401:
+                program = client.configuration.refresh_api_key_hook
+                if isinstance(program, kubeconfigs.Program):
+                    program.refuse()
             if response.status >= 400:
-                raise await _refusal(method, path, response)
+                raise await answers.refusal(method, path, response)
             yield response
         finally:
             response.release()
-
-
-def _no_answer(method: str, path: str, error: BaseException) -> errors.ApiUnavailableError:
-    reason = str(error) or type(error).__name__
-    return errors.ApiUnavailableError(f"{method} {path}: no answer: {reason}")
-
-
-async def _refusal(method: str, path: str, response: aiohttp.ClientResponse) -> errors.ApiError:
-    """Read what the API server says against a request."""
-    try:
-        status = msgspec.json.decode(await response.read(), type=_Status)
-    except (msgspec.DecodeError, *CONNECTION_ERRORS):
-        status = _Status()
-    message = status.message or f"{method} {path}: HTTP status {response.status}"
-    match response.status:
-        case 404 | 410:
-            kind: type[errors.ApiError] = errors.ApiNotFoundError
-        case 409 if status.reason == "AlreadyExists":
-            kind = errors.ApiAlreadyExistsError
-        case 409:
-            kind = errors.ApiConflictError
-        case 403:
-            kind = errors.ApiForbiddenError
-        case 400 | 413 | 415 | 422:
-            kind = errors.ApiInvalidError
-        case _:
-            kind = errors.ApiUnavailableError
-    return kind(message, status=response.status)
-
-
-_LOCAL_ACCESS: Final = ("exec", "auth-provider", "tokenFile", "client-certificate", "client-key")
-
-
-def _refuse_local_access(document: Json) -> None:
-    """A kubeconfig from a Secret may neither start programs nor read this machine's files."""
-    users = [user.get("user") or {} for user in document.get("users") or []]
-    clusters = [cluster.get("cluster") or {} for cluster in document.get("clusters") or []]
-    found = {key for user in users for key in _LOCAL_ACCESS if user.get(key)}
-    found |= {key for cluster in clusters for key in ("certificate-authority",) if cluster.get(key)}
-    if found:
-        raise errors.PreconditionError(
-            f"the kubeconfig uses {', '.join(sorted(found))}, which would run a program or read a "
-            "file of the controller; put the certificate, key or token into it instead"
-        )

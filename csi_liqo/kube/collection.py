@@ -16,8 +16,10 @@ from csi_liqo.service import ports
 T = TypeVar("T", bound=objects.Object)
 R = TypeVar("R")
 
-FIRST_LIST_SECONDS: Final = 3.0
-"""How long a new watch may take before its cache counts as out of reach."""
+FIRST_LIST_SECONDS: Final = 8.0
+"""How long a new watch, or one of hundreds that broke at once, may take to be there."""
+REFUSED_SECONDS: Final = 2.0
+"""How long one is waited for that was refused the last time."""
 
 
 class Collection(Generic[T]):
@@ -50,8 +52,14 @@ class Collection(Generic[T]):
             namespace=namespace,
             label_selector=label_selector,
             field_selector=field_selector,
-            on_failure=on_failure,
+            on_failure=self._fared,
         )
+        self._on_failure = on_failure
+        self._failure: errors.ApiError | None = None
+
+    def _fared(self, failure: errors.ApiError | None) -> None:
+        self._failure = failure
+        self._on_failure(failure)
 
     async def keep(self) -> None:
         """Keep the cache up; ends only by being cancelled."""
@@ -61,10 +69,14 @@ class Collection(Generic[T]):
     def synced(self) -> bool:
         return self.store.synced
 
+    def covers(self, namespace: str) -> bool:
+        return self.store.synced
+
     async def ready(self, namespace: str) -> bool:
         if not self.store.synced:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_LIST_SECONDS):
+                refused = isinstance(self._failure, errors.ApiForbiddenError)
+                async with asyncio.timeout(REFUSED_SECONDS if refused else FIRST_LIST_SECONDS):
                     await self.store.wait_synced()
         return self.store.synced
 
@@ -86,6 +98,14 @@ class Collection(Generic[T]):
         except errors.ApiNotFoundError:
             return None
         return self._decoder.decode(answer)
+
+    async def raw(self, namespace: str, name: str) -> ports.Manifest | None:
+        try:
+            answer = await self._calls.request("GET", self._resource.path(namespace, name))
+        except errors.ApiNotFoundError:
+            return None
+        manifest: ports.Manifest = msgspec.json.decode(answer)
+        return manifest
 
     async def create(self, namespace: str, manifest: ports.Manifest) -> T:
         path = self._resource.path(namespace)
@@ -124,9 +144,17 @@ class EventWarnings:
     is nothing to tell.
     """
 
-    def __init__(self, calls: api.Api) -> None:
+    def __init__(
+        self, calls: api.Api, on_change: Callable[[frozenset[str]], None] = lambda _: None
+    ) -> None:
+        """``on_change`` hears the namespaces whose events may not be read, when these change."""
         self._calls = calls
+        self._on_change = on_change
+        self._refused: frozenset[str] = frozenset()
         self._decoder = msgspec.json.Decoder(_Events)
+
+    def heard(self, namespace: str) -> bool:
+        return namespace not in self._refused
 
     async def latest(self, namespace: str, uid: str) -> str:
         query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "50"}
@@ -135,11 +163,20 @@ class EventWarnings:
                 answer = await self._calls.request(
                     "GET", resources.EVENTS.path(namespace), query=query
                 )
+        except errors.ApiForbiddenError:
+            self._note(self._refused | {namespace})
+            return ""
         except (errors.ApiError, TimeoutError):
             return ""
+        self._note(self._refused - {namespace})
         events = self._decoder.decode(answer).items
         newest = max(events, key=_time_of, default=None)
         return f"{newest.reason}: {newest.message}" if newest else ""
+
+    def _note(self, refused: frozenset[str]) -> None:
+        if refused != self._refused:
+            self._refused = refused
+            self._on_change(refused)
 
 
 class _Events(objects.Struct, frozen=True):

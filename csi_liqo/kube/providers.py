@@ -1,4 +1,4 @@
-"""The connections to the remote clusters that RemoteCluster objects describe.
+"""The connections to the remote clusters that RemoteCluster objects, or Liqo's, describe.
 
 Each provider has its own connections, caches and fate: one that hangs is waited for
 by nobody else. What a provider does not grant (its classes, its volumes) is found
@@ -11,25 +11,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
-from typing import Final
 
-from csi_liqo.kube import collection, connection
+from csi_liqo.kube import connection, sources
 from csi_liqo.model import objects
 from csi_liqo.service.controller import clusters
 
 logger = logging.getLogger(__name__)
 
-FIRST_CONTACT_SECONDS: Final = 5.0
-"""How long a call waits for a connection that is being made, as after a start."""
-
 
 class Providers:
-    """Implements clusters.Providers, following the RemoteCluster objects."""
+    """Implements clusters.Providers, following what describes remote clusters."""
 
     def __init__(
         self,
         around: connection.Surroundings,
-        remote_clusters: collection.Collection[objects.RemoteCluster],
+        remote_clusters: sources.Sources,
     ) -> None:
         self._around = around
         self._remote_clusters = remote_clusters
@@ -44,19 +40,22 @@ class Providers:
             def changed(
                 before: objects.RemoteCluster | None, after: objects.RemoteCluster | None
             ) -> None:
-                if before is None or after is None or before.spec != after.spec:
-                    known = after or before
-                    assert known is not None
+                known = after or before
+                assert known is not None
+                if before is None or after is None or _described(before) != _described(after):
                     changes.put_nowait(known.name)
+                elif before.status.identity and not after.status.identity:
+                    with contextlib.suppress(KeyError):
+                        self._connections[known.name].forget_identity()
 
             self._remote_clusters.store.listen(changed)
             while True:
                 self._follow(await changes.get(), group)
 
     def _follow(self, name: str, group: asyncio.TaskGroup) -> None:
-        remote = self._remote_clusters.get("", name)
+        remote = self._remote_clusters.get(name)
         known = self._connections.get(name)
-        if known is not None and remote is not None and known.adopts(remote.spec):
+        if known is not None and remote is not None and known.adopts(remote):
             return
         if known is not None:
             self._tasks.pop(name).cancel()
@@ -74,10 +73,8 @@ class Providers:
 
     async def ready(self, cluster_id: str) -> clusters.Cluster | None:
         claiming = self._claiming(cluster_id)
-        if len(claiming) == 1:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_CONTACT_SECONDS):
-                    await claiming[0].settled.wait()
+        if len(claiming) == 1 and not await claiming[0].ready(self._around.patience_seconds):
+            return None
         return self.get(cluster_id)
 
     def all(self) -> Iterable[clusters.Cluster]:
@@ -87,14 +84,22 @@ class Providers:
     def trouble(self, cluster_id: str) -> str:
         claiming = self._claiming(cluster_id)
         if not claiming:
-            return f"no RemoteCluster has clusterID {cluster_id}"
+            return f"{self._remote_clusters.kinds} has clusterID {cluster_id}"
         report = self.report(claiming[0].name)
         return "" if report is None or report.connected else report.message
 
     def complete(self) -> bool:
+        # Not only the connections there are: some may not have been begun, and two
+        # descriptions of one id keep each other from being used.
         return self._remote_clusters.synced and all(
-            known.cluster is not None for known in self._all()
+            self.get(known.spec.cluster_id) is not None for known in self._remote_clusters.all()
         )
+
+    def described(self) -> frozenset[str] | None:
+        if not self._remote_clusters.synced:
+            return None
+        ids = [known.spec.cluster_id for known in self._remote_clusters.all()]
+        return frozenset(found for found in ids if ids.count(found) == 1)
 
     def report(self, name: str) -> connection.Report | None:
         """Return how the connection of a RemoteCluster is; None when there is none."""
@@ -116,3 +121,7 @@ class Providers:
 
     def _claiming(self, cluster_id: str) -> list[connection.Connection]:
         return [c for c in self._connections.values() if c.spec.cluster_id == cluster_id]
+
+
+def _described(remote: objects.RemoteCluster) -> tuple[objects.RemoteClusterSpec, bool]:
+    return remote.spec, remote.deleting

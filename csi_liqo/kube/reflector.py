@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from csi_liqo.kube import api, resources, store
+from csi_liqo.kube import answers, api, backoff, resources, store
 from csi_liqo.model import errors, objects
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ PAGE_SIZE: Final = 500
 SILENCE_SECONDS: Final = 90.0
 FIRST_DELAY_SECONDS: Final = 0.2
 LAST_DELAY_SECONDS: Final = 30.0
+LASTING_SECONDS: Final = 5.0
+"""A watch that was alive for so long is none that fails over and over."""
+EARLY_SECONDS: Final = 10.0
+"""A watch that ends so long before its time was not ended by the clock."""
 
 
 class _ListMetadata(objects.Struct, frozen=True):
@@ -82,20 +87,23 @@ class Reflector(Generic[T]):
         self._page: msgspec.json.Decoder[_Page[T]] = msgspec.json.Decoder(_Page[resource.kind])  # type: ignore[name-defined]  # a type only known at run time
         self._frame = msgspec.json.Decoder(_Frame)
         self._version = ""
+        self._opened_at = math.inf
 
     async def run(self) -> None:
-        """Keep the store up; ends only by being cancelled."""
-        delay = FIRST_DELAY_SECONDS
+        """Keep the store up, from a list on; ends only by being cancelled."""
+        self._version = ""
+        delays = backoff.Backoff(FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS)
+        loop = asyncio.get_running_loop()
         while True:
+            self._opened_at = math.inf
+            ended = False
             try:
                 if not self._version:
                     await self._list()
-                delay = FIRST_DELAY_SECONDS
                 await self._watch()
-                continue  # the server ended a watch in good order: go on from the same version
+                ended = True  # in good order: go on from the same version
             except _ExpiredError:
                 self._version = ""
-                continue
             except msgspec.DecodeError as error:
                 # Half a list would read as "the others do not exist": better none.
                 self._target.set_synced(False)
@@ -107,8 +115,11 @@ class Reflector(Generic[T]):
                 logger.debug("watch of %s: %s", self._path, error)
                 if not isinstance(error, errors.ApiUnavailableError):
                     self._version = ""
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
-            delay = min(delay * 2, LAST_DELAY_SECONDS)
+            if loop.time() - self._opened_at > LASTING_SECONDS:
+                delays.reset()
+                if ended:
+                    continue
+            await asyncio.sleep(delays.next_seconds())
 
     async def _list(self) -> None:
         things: list[T] = []
@@ -126,23 +137,33 @@ class Reflector(Generic[T]):
         self._version = page.metadata.resource_version
 
     async def _watch(self) -> None:
+        seconds = random.randint(240, 480)  # noqa: S311  # spread, no secret
         query = {
             **self._selectors,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(random.randint(240, 480)),  # noqa: S311  # spread, no secret
+            "timeoutSeconds": str(seconds),
         }
-        async with self._server.stream(self._path, query, silence_seconds=SILENCE_SECONDS) as lines:
+        async with self._server.stream(self._path, query, silence_seconds=SILENCE_SECONDS) as body:
+            self._opened_at = asyncio.get_running_loop().time()
             self._target.set_synced(True)
             self._on_failure(None)
+            rest = b""
             try:
-                while line := await lines.readline():
-                    self._take(line)
-            except (ValueError, *api.CONNECTION_ERRORS) as error:
+                # NB: a frame may be longer than the stream's limit for readline().
+                async for chunk in body.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in filter(None, lines):
+                        self._take(line)
+            except (ValueError, *answers.CONNECTION_ERRORS) as error:
                 raise errors.ApiUnavailableError(
-                    f"watch of {self._path} broke: {str(error) or type(error).__name__}"
-                ) from error
+                    f"watch of {self._path} broke: {answers.reason(error)}"
+                ) from None
+            if asyncio.get_running_loop().time() - self._opened_at < seconds - EARLY_SECONDS:
+                # An API server that is stopped says goodbye: another may be there next.
+                early = errors.ApiUnavailableError(f"watch of {self._path} was ended early")
+                self._server.on_break(early)
 
     def _take(self, line: bytes) -> None:
         frame = self._frame.decode(line)

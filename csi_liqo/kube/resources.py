@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from csi_liqo.model import names, objects
+from csi_liqo.model import liqo, names, objects
 
 T = TypeVar("T", bound=objects.Object)
 
@@ -42,6 +42,18 @@ CSI_DRIVERS: Final = Resource("/apis/storage.k8s.io/v1", "csidrivers", objects.C
 ATTACHMENTS: Final = Resource(
     "/apis/storage.k8s.io/v1", "volumeattachments", objects.VolumeAttachment
 )
+CAPACITIES: Final = Resource(
+    "/apis/storage.k8s.io/v1", "csistoragecapacities", objects.StorageCapacity, namespaced=True
+)
 REMOTE_CLUSTERS: Final = Resource(
     f"/apis/{names.GROUP}/v1alpha1", "remoteclusters", objects.RemoteCluster
+)
+DEFINITIONS: Final = Resource(
+    "/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", objects.Definition
+)
+LIQO_VIRTUAL_NODES: Final = Resource(
+    "/apis/offloading.liqo.io/v1beta1", "virtualnodes", liqo.VirtualNode, namespaced=True
+)
+LIQO_NAMESPACE_MAPS: Final = Resource(
+    "/apis/offloading.liqo.io/v1beta1", "namespacemaps", liqo.NamespaceMap, namespaced=True
 )

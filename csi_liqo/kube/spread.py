@@ -1,16 +1,28 @@
-"""Claims of a provider that grants its namespaces one by one: a watch for each in use."""
+"""Claims of a provider that grants its namespaces one by one: a watch for each in use.
+
+Which are in use, this cluster's volumes and claims tell. A twin that was never handed over,
+or that was abandoned, may be in one of which they tell nothing any more: so each that
+could be mapped is looked into once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
-from csi_liqo.kube import collection
+from csi_liqo.kube import collection, store
 from csi_liqo.model import objects
 from csi_liqo.service import ports
 
 R = TypeVar("R")
+
+LOOKS_AT_ONCE: Final = 4
+"""Few enough to leave the way to the provider to the calls."""
+
+Keep = Callable[[], Coroutine[Any, Any, None]]
+"""What keeps a cache up until it is cancelled."""
 
 
 class SpreadClaims:
@@ -18,24 +30,61 @@ class SpreadClaims:
 
     def __init__(
         self,
-        tasks: asyncio.TaskGroup,
-        begin: Callable[[str], collection.Collection[objects.Claim]],
+        begin: Callable[[Keep], None],
+        make: Callable[[str], collection.Collection[objects.Claim]],
     ) -> None:
-        self._tasks = tasks
+        """``make`` gives a namespace's collection, ``begin`` has it kept up."""
         self._begin = begin
+        self._make = make
         self._parts: dict[str, collection.Collection[objects.Claim]] = {}
+        self._explored = asyncio.Event()
+
+    async def explore(
+        self, namespaces: Iterable[str], holds_twins: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        """Cover each of these namespaces, too, that ``holds_twins``.
+
+        Raises: what ``holds_twins`` raises; then it is not known which do.
+        """
+        rest = sorted(set(namespaces) - set(self._parts))
+
+        async def look(namespace: str) -> None:
+            if await holds_twins(namespace):
+                await self.ready(namespace)
+
+        for first in range(0, len(rest), LOOKS_AT_ONCE):
+            await asyncio.gather(*map(look, rest[first : first + LOOKS_AT_ONCE]))
+        self._explored.set()
+
+    @property
+    def explored(self) -> bool:
+        """Whether every namespace that may hold twins is known."""
+        return self._explored.is_set()
+
+    async def wait_explored(self, seconds: float) -> None:
+        """Give that a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._explored.wait()
 
     def cover(self, namespace: str) -> collection.Collection[objects.Claim]:
         """Return a namespace's collection; its watch begins if it has none."""
         part = self._parts.get(namespace)
         if part is None:
-            part = self._parts[namespace] = self._begin(namespace)
-            self._tasks.create_task(part.keep(), name=f"watch of claims in {namespace}")
+            part = self._parts[namespace] = self._make(namespace)
+            self._begin(part.keep)
         return part
+
+    def stores(self) -> Iterable[store.Store[objects.Claim]]:
+        """Return every namespace's store."""
+        return tuple(part.store for part in self._parts.values())
 
     @property
     def synced(self) -> bool:
-        return all(part.synced for part in self._parts.values())
+        return self.explored and all(part.synced for part in self._parts.values())
+
+    def covers(self, namespace: str) -> bool:
+        return self.cover(namespace).synced
 
     async def ready(self, namespace: str) -> bool:
         return await self.cover(namespace).ready(namespace)
@@ -56,6 +105,9 @@ class SpreadClaims:
 
     async def read(self, namespace: str, name: str) -> objects.Claim | None:
         return await self.cover(namespace).read(namespace, name)
+
+    async def raw(self, namespace: str, name: str) -> ports.Manifest | None:
+        return await self.cover(namespace).raw(namespace, name)
 
     async def create(self, namespace: str, manifest: ports.Manifest) -> objects.Claim:
         return await self.cover(namespace).create(namespace, manifest)

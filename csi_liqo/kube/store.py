@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -32,6 +33,7 @@ class Store(Generic[T]):
         self._listeners: list[Listener[T]] = []
         self._synced = False
         self._sync_change = asyncio.Event()
+        self._ended: Exception | None = None
 
     @property
     def synced(self) -> bool:
@@ -45,15 +47,28 @@ class Store(Generic[T]):
         else:
             self._sync_change.clear()
 
+    def end(self, error: Exception) -> None:
+        """State that nobody keeps the store up any more: who waits on it gets ``error``."""
+        self._ended = error
+        self.set_synced(False)
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+
     async def wait_synced(self) -> None:
         """Wait until the store holds everything."""
         await self._sync_change.wait()
 
-    def listen(self, listener: Listener[T]) -> None:
-        """Call ``listener`` on each change from now on, and now for each object there is."""
+    def listen(self, listener: Listener[T]) -> Callable[[], None]:
+        """Call ``listener`` on each change from now on, and now for each object there is.
+
+        Returns what ends that.
+        """
         self._listeners.append(listener)
-        for thing in self._objects.values():
+        for thing in tuple(self._objects.values()):
             listener(None, thing)
+        return functools.partial(self._listeners.remove, listener)
 
     def get(self, namespace: str, name: str) -> T | None:
         return self._objects.get((namespace, name))
@@ -100,6 +115,8 @@ class Store(Generic[T]):
         """Wait until ``until`` of the object is not None; see ports.Objects.wait."""
         key = (namespace, name)
         while (result := until(self._objects.get(key))) is None:
+            if self._ended is not None:
+                raise self._ended
             change = asyncio.get_running_loop().create_future()
             waiters = self._waiters.setdefault(key, set())
             waiters.add(change)
@@ -126,5 +143,5 @@ class Store(Generic[T]):
         for waiter in self._waiters.get(key, ()):
             if not waiter.done():
                 waiter.set_result(None)
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             listener(before, after)

@@ -19,7 +19,14 @@ MOST_SEGMENTS: Final = 64
 
 def matches(volume: objects.PersistentVolume, node: objects.Node) -> bool:
     """Tell whether a node may use a volume; one without affinity may be used everywhere."""
-    return not volume.terms or any(_matches_term(term, node) for term in volume.terms)
+    return not volume.terms or any(matches_term(term, node) for term in volume.terms)
+
+
+def selects(selector: objects.LabelSelector, labels: Mapping[str, str]) -> bool:
+    """Tell whether a label selector selects what has these labels."""
+    return all(labels.get(key) == value for key, value in selector.match_labels.items()) and all(
+        _holds(rule, labels) for rule in selector.match_expressions
+    )
 
 
 def pin(
@@ -67,12 +74,15 @@ def _segments_of(
             yield {names.CLUSTER_KEY: cluster_id, **dict(zip(keys, values, strict=True))}
         return
     for node in nodes:
-        if _matches_term(term, node):
+        if matches_term(term, node):
             yield topology.node_segment(cluster_id, node.name)
 
 
-def _matches_term(term: objects.NodeSelectorTerm, node: objects.Node) -> bool:
-    """An empty term matches nothing (kubernetes v1.37.2, component-helpers nodeaffinity)."""
+def matches_term(term: objects.NodeSelectorTerm, node: objects.Node) -> bool:
+    """Tell whether a term selects a node.
+
+    An empty term matches nothing (kubernetes v1.37.2, component-helpers nodeaffinity).
+    """
     if not term.match_expressions and not term.match_fields:
         return False
     fields = {"metadata.name": node.name}

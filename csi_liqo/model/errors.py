@@ -15,11 +15,12 @@
     ├── RealDriverError              a real driver's own answer, code and all
     └── ApiError                     what an API server said, before it has a meaning
         ├── ApiNotFoundError         404
-        ├── ApiConflictError         409 on an update, or a failed precondition
+        ├── ApiConflictError         a precondition failed: 409, or 422 for some
         ├── ApiAlreadyExistsError    409 on a create
-        ├── ApiForbiddenError        403: rights or quota
-        ├── ApiInvalidError          400 and 422
+        ├── ApiForbiddenError        403: rights, quota or an admission policy
+        ├── ApiInvalidError          400 and 422: the object, or an admission policy
         └── ApiUnavailableError      no answer, or 401, 429, 5xx: the outcome of a write is unknown
+            └── ApiUntrustedError    its certificate is not accepted
 
 The status an error becomes is chosen by what may be left behind, not by what
 broke: to the provisioner ABORTED, UNAVAILABLE and DEADLINE_EXCEEDED alone mean
@@ -111,8 +112,12 @@ class ApiForbiddenError(ApiError):
 
 
 class ApiInvalidError(ApiError):
-    """The API server rejects the object itself: nothing was written."""
+    """The API server, or an admission policy, rejects the object itself: nothing was written."""
 
 
 class ApiUnavailableError(ApiError):
     """The API server gave no usable answer; a write may have happened."""
+
+
+class ApiUntrustedError(ApiUnavailableError):
+    """The API server's certificate has expired, or is of nobody that is trusted."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from csi_liqo.model import names
+from csi_liqo.model import names, quantities
 
 _OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -40,6 +40,7 @@ class Metadata(Struct, frozen=True):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    generation: int = 0
     creation_timestamp: str = ""
     deletion_timestamp: str = ""
     labels: dict[str, str] = {}
@@ -92,9 +93,17 @@ class ClaimSpec(Struct, frozen=True):
     resources: Resources = Resources()
 
 
+class ClaimCondition(Struct, frozen=True):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
 class ClaimStatus(Struct, frozen=True):
     phase: str = "Pending"
     capacity: dict[str, str] = {}
+    conditions: tuple[ClaimCondition, ...] = ()
 
 
 class Claim(Object, frozen=True):
@@ -125,7 +134,10 @@ class Claim(Object, frozen=True):
     @property
     def handed_over(self) -> bool:
         """Of a twin: CreateVolume may have answered with it, so it may hold data."""
-        return self.metadata.annotations.get(names.HANDED_OVER_ANNOTATION) == "true"
+        marks = self.metadata.annotations
+        return (
+            marks.get(names.HANDED_OVER_ANNOTATION) == "true" or names.RETAINED_ANNOTATION in marks
+        )
 
     @property
     def selected_node(self) -> str:
@@ -145,6 +157,13 @@ class NodeSelectorTerm(Struct, frozen=True):
 
 class NodeSelector(Struct, frozen=True):
     node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
+
+
+class LabelSelector(Struct, frozen=True):
+    """Selects by labels: all of both parts must hold, so an empty one selects everything."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: tuple[NodeSelectorRequirement, ...] = ()
 
 
 class VolumeNodeAffinity(Struct, frozen=True):
@@ -213,6 +232,7 @@ class StorageClass(Object, frozen=True):
     parameters: dict[str, str] = {}
     volume_binding_mode: str = "Immediate"
     reclaim_policy: str = "Delete"
+    mount_options: tuple[str, ...] = ()
 
     @property
     def default(self) -> bool:
@@ -266,12 +286,32 @@ class CsiDriverSpec(Struct, frozen=True):
     fs_group_policy: str = "ReadWriteOnceWithFSType"
     requires_republish: bool = False
     token_requests: tuple[TokenRequest, ...] = ()
+    storage_capacity: bool = False
 
 
 class CsiDriver(Object, frozen=True):
     """A CSIDriver: its existence says that a provisioner's volumes are CSI volumes."""
 
     spec: CsiDriverSpec = CsiDriverSpec()
+
+
+class StorageCapacity(Object, frozen=True):
+    """A CSIStorageCapacity: the room of a class on some nodes; without a topology, on none."""
+
+    storage_class_name: str = ""
+    node_topology: LabelSelector | None = None
+    capacity: str | None = None
+    maximum_volume_size: str | None = None
+
+    @property
+    def available_bytes(self) -> int:
+        return quantities.to_bytes(self.capacity or "0")
+
+    @property
+    def largest_bytes(self) -> int | None:
+        """The largest volume there; None when that is not said."""
+        largest = self.maximum_volume_size
+        return None if largest is None else quantities.to_bytes(largest)
 
 
 class AttachmentSource(Struct, frozen=True):
@@ -325,6 +365,7 @@ class Event(Object, frozen=True):
     message: str = ""
     last_timestamp: str | None = None
     event_time: str | None = None
+    count: int = 0
 
 
 class SecretReference(Struct, frozen=True):
@@ -352,12 +393,49 @@ class ClassMapping(Struct, frozen=True):
     offered: str = ""
 
 
+class OfferedClass(Struct, frozen=True):
+    """A class that a provider offers, as far as it says."""
+
+    name: str = ""
+    default: bool = False
+
+
 class RemoteClusterSpec(Struct, frozen=True):
+    """How a provider is reached and used; Liqo's description is a kind of it."""
+
     cluster_id: str = msgspec.field(name="clusterID", default="")
     kubeconfig_secret_ref: SecretReference = SecretReference()
     node_selector: dict[str, str] = {}
     namespace_mapping: NamespaceMapping = NamespaceMapping()
     classes: tuple[ClassMapping, ...] = ()
+
+    @property
+    def offers(self) -> tuple[OfferedClass, ...] | None:
+        """What the description itself says is offered; None: labels in the provider do."""
+        return None
+
+    @property
+    def described_by(self) -> str:
+        """The object that describes this provider, for people."""
+        return f"RemoteCluster {self.cluster_id}"
+
+    def how_to_map(self, namespace: str) -> str:
+        """Say how a namespace comes to be mapped."""
+        return f"add it to spec.namespaceMapping of {self.described_by}"
+
+    def how_to_accept(self, name: str) -> str:
+        """Say how another cluster comes to be taken for the provider that ``name`` describes."""
+        return (
+            f"empty status.identity of the RemoteCluster: kubectl patch remotecluster {name} "
+            """--subresource=status --type=merge -p '{"status":{"identity":""}}'"""
+        )
+
+    def how_to_offer(self, virtual_class: str) -> str:
+        """Say how a class comes to stand behind a virtual one."""
+        return (
+            f"label a StorageClass there {names.OFFERED_LABEL}=true and name it for "
+            f"{virtual_class} in spec.classes of {self.described_by}"
+        )
 
 
 class Condition(Struct, frozen=True):
@@ -366,11 +444,23 @@ class Condition(Struct, frozen=True):
     reason: str = ""
     message: str = ""
     last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+class ReportedClass(Struct, frozen=True):
+    """A class in a RemoteCluster's status: offered when last looked at."""
+
+    name: str = ""
+    default: bool = False
+    volume_binding_mode: str = ""
 
 
 class RemoteClusterStatus(Struct, frozen=True):
     conditions: tuple[Condition, ...] = ()
     identity: str = ""
+    offered_classes: tuple[ReportedClass, ...] = ()
+    volumes: int | None = None
+    last_contact: str = ""
 
 
 class RemoteCluster(Object, frozen=True):
@@ -378,3 +468,19 @@ class RemoteCluster(Object, frozen=True):
 
     spec: RemoteClusterSpec = RemoteClusterSpec()
     status: RemoteClusterStatus = RemoteClusterStatus()
+
+
+class DefinitionStatus(Struct, frozen=True):
+    """Null is how the API server says "none yet"."""
+
+    conditions: tuple[Condition, ...] | None = None
+
+
+class Definition(Object, frozen=True):
+    """A CustomResourceDefinition, of which only the conditions are of use."""
+
+    status: DefinitionStatus = DefinitionStatus()
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        return self.status.conditions or ()

@@ -31,3 +31,11 @@ def to_bytes(quantity: str) -> int:
     except decimal.InvalidOperation as error:
         raise ValueError(f"{quantity!r} is no quantity") from error
     return int(exact.to_integral_value(rounding=decimal.ROUND_CEILING))
+
+
+def to_text(size_bytes: int) -> str:
+    """Return whole bytes as a quantity, with the largest binary suffix that is exact."""
+    for power, suffix in ((6, "Ei"), (5, "Pi"), (4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
+        if size_bytes and size_bytes % 1024**power == 0:
+            return f"{size_bytes // 1024**power}{suffix}"
+    return str(size_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from csi_liqo.model import errors, ids, names, objects
+from csi_liqo.model import errors, ids, labelling, names, objects
 
 TWIN_KEY: Final = "twin"
 """Entry of volume_context that names the twin."""
@@ -70,18 +70,22 @@ class TwinSpec:
         return f"{self.namespace}/{self.name}"
 
 
-def forge_twin(spec: TwinSpec) -> dict[str, Any]:
-    """Return the manifest of a twin.
+def forge_twin(spec: TwinSpec, rules: labelling.Rules) -> dict[str, Any]:
+    """Return the manifest of a twin, with the labels and annotations that ``rules`` share.
 
     The finalizer is there from the first moment: Kubernetes protects a claim only
     while a pod names it, and no pod ever names a twin (kubernetes v1.37.2,
     pvcprotection:281-292). Labels of the claim never select a real volume, so its
     selector stays behind.
     """
-    annotations = {}
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     if spec.claim is not None:
+        shared = labelling.forge_shared(rules, spec.claim.metadata)
+        labels, annotations = shared[labelling.LABELS], shared[labelling.ANNOTATIONS]
         annotations[names.CLAIM_ANNOTATION] = spec.claim.reference
         annotations[names.CLAIM_UID_ANNOTATION] = spec.claim.uid
+        annotations[names.VIRTUAL_CLASS_ANNOTATION] = spec.claim.spec.storage_class_name
     if spec.selected_node:
         annotations[names.SELECTED_NODE_ANNOTATION] = spec.selected_node
     return {
@@ -91,6 +95,7 @@ def forge_twin(spec: TwinSpec) -> dict[str, Any]:
             "name": spec.name,
             "namespace": spec.namespace,
             "labels": {
+                **labels,
                 names.VOLUME_LABEL: spec.volume_id,
                 names.CONSUMER_LABEL: spec.consumer_id,
             },
@@ -111,9 +116,33 @@ def forge_handover(twin: objects.Claim) -> dict[str, Any]:
     return {"metadata": {"uid": twin.uid, "annotations": {names.HANDED_OVER_ANNOTATION: "true"}}}
 
 
+def forge_open_fence(twin: objects.Claim) -> dict[str, Any]:
+    """Return the patch that lets a person end this one twin in the fenced namespace."""
+    labels = {names.FENCE_LABEL: names.FENCE_OPEN}
+    return {"metadata": {"uid": twin.uid, "labels": labels}}
+
+
 def forge_attempt(claim: objects.Claim, cluster_id: str) -> dict[str, Any]:
     """Return the patch that notes on a virtual claim where something may be written next."""
     return {"metadata": {"uid": claim.uid, "annotations": {names.ATTEMPT_ANNOTATION: cluster_id}}}
+
+
+def forge_marks(twin: objects.Claim) -> dict[str, Any]:
+    """Return the patch that gives exactly this version of a twin back what protects its data."""
+    return {
+        "metadata": {
+            "uid": twin.uid,
+            "resourceVersion": twin.metadata.resource_version,
+            "annotations": {names.HANDED_OVER_ANNOTATION: "true"},
+            "finalizers": sorted({*twin.metadata.finalizers, names.TWIN_FINALIZER}),
+        }
+    }
+
+
+def forge_version_test(thing: objects.Object) -> dict[str, Any]:
+    """Return the part of a JSON patch by which it is for exactly this version of an object."""
+    version = thing.metadata.resource_version
+    return {"op": "test", "path": "/metadata/resourceVersion", "value": version}
 
 
 def forge_release(thing: objects.Object, finalizer: str) -> list[dict[str, Any]]:

@@ -33,7 +33,9 @@ class OrphanAttachments:
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Delete an attachment of ours that no attachment of its virtual volume asks for."""
         inner = self._attachments.get(*key)
-        if inner is None or inner.deleting or not self._is_ours(inner) or self._wanted(inner):
+        if inner is None or inner.deleting or not self._is_ours(inner):
+            return None
+        if await self._wanted(inner):
             return None
         logger.info("collecting orphan VolumeAttachment %s", inner.name)
         await self._attachments.delete("", inner.name, uid=inner.uid)
@@ -46,12 +48,22 @@ class OrphanAttachments:
             and labels.get(names.DRIVER_LABEL) == self._driver
         )
 
-    def _wanted(self, inner: objects.VolumeAttachment) -> bool:
+    async def _wanted(self, inner: objects.VolumeAttachment) -> bool:
+        """Whether an attachment of the same volume and node exists.
+
+        The watch of volumes may be behind that of attachments: one whose volume it does not
+        show is asked for. To detach what a pod is writing to would be worse than to wait.
+        """
         volume_id = inner.metadata.labels.get(names.VOLUME_LABEL, "")
-        virtual = {v.name for v in self._consumer.volumes.select(clusters.BY_HANDLE, volume_id)}
-        return any(
-            outer.spec.attacher == self._driver
-            and outer.spec.node_name == inner.spec.node_name
-            and outer.spec.source.persistent_volume_name in virtual
-            for outer in self._attachments.all()
-        )
+        for outer in self._attachments.all():
+            if outer.spec.attacher != self._driver or outer.spec.node_name != inner.spec.node_name:
+                continue
+            name = outer.spec.source.persistent_volume_name
+            volume = self._consumer.volumes.get("", name)
+            if volume is None:
+                volume = await self._consumer.volumes.read("", name)
+            if volume is None or volume.spec.csi is None:
+                continue
+            if volume.spec.csi.volume_handle == volume_id:
+                return True
+        return False

@@ -36,6 +36,10 @@ class Fence:
         self._said = ""
         self._said_until = 0.0
 
+    def doubt(self) -> None:
+        """Write again what was said, as after somebody else may have written."""
+        self._said_until = 0.0
+
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write whether there are twins into the ConfigMap of this namespace and name.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from csi_liqo.model import errors
 
@@ -37,9 +37,16 @@ class Runner:
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._takes = False
 
     def add(self, key: Key) -> None:
-        """Have a key looked at soon, once, however often it is added until then."""
+        """Have a key looked at soon, once, however often it is added until then.
+
+        A runner that does not run takes nothing in: on a replica that waits for its turn,
+        keys would only pile up. Whoever starts it tells it of all there is.
+        """
+        if not self._takes:
+            return
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
@@ -49,15 +56,25 @@ class Runner:
             self._waiting.add(key)
             self._queue.put_nowait(key)  # bounded by the number of distinct keys
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Take keys in from now on, and work until cancelled; may be run again then."""
+        self._queue = asyncio.Queue()
+        for known in (self._waiting, self._working, self._again):
+            known.clear()
+        self._failures.clear()
+        self._takes = True
+        return self._run()
+
+    async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number in range(self._workers):
                     tasks.create_task(self._work(), name=f"{self._name}-{number}")
         finally:
+            self._takes = False
             for timer in self._timers.values():
                 timer.cancel()
+            self._timers.clear()
 
     async def _work(self) -> None:
         while True:

@@ -55,13 +55,15 @@ class OrphanTwins:
         twin = await cluster.claims.read(cached.namespace, cached.name)
         if twin is None or twin.uid != cached.uid or twin.handed_over or not twin.claim_uid:
             return False
-        namespace, _, name = twin.metadata.annotations.get(names.CLAIM_ANNOTATION, "").partition(
-            "/"
-        )
+        reference = twin.metadata.annotations.get(names.CLAIM_ANNOTATION, "")
+        namespace, _, name = reference.partition("/")
+        if not objects.is_object_name(namespace) or not objects.is_object_name(name):
+            return False  # somebody changed its marks
         claim = await self._consumer.claims.read(namespace, name)
-        if claim is None or claim.uid != twin.claim_uid:
-            return True
-        return bool(claim.spec.volume_name)  # bound, and not to this twin: it was not handed over
+        if claim is not None and claim.uid == twin.claim_uid and not claim.spec.volume_name:
+            return False
+        # Gone, or bound: to another twin, unless somebody took the mark off this one.
+        return not await self._twins.serves(cluster, twin)
 
 
 def age_seconds(thing: objects.Object) -> float:

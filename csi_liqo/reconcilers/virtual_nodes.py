@@ -12,12 +12,19 @@ as long as there are volumes.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from csi_liqo.model import errors, names, objects, topology
 from csi_liqo.service import ports
 
 logger = logging.getLogger(__name__)
+
+
+class RemoteClusters(Protocol):
+    """What describes the remote clusters, of every source."""
+
+    def all(self) -> Iterable[objects.RemoteCluster]: ...
 
 
 class VirtualNodes:
@@ -27,7 +34,7 @@ class VirtualNodes:
         self,
         nodes: ports.Objects[objects.Node],
         csi_nodes: ports.Objects[objects.CsiNode],
-        remote_clusters: ports.Objects[objects.RemoteCluster],
+        remote_clusters: RemoteClusters,
         driver: str,
     ) -> None:
         self._nodes = nodes

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from csi_liqo.model import volumes
+from google.protobuf import wrappers_pb2
+
+from csi_liqo.model import topology, volumes
 from csi_liqo.rpc import convert
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 
@@ -63,17 +65,35 @@ class Attaching(Protocol):
         """Return once the volume is attached to that node, or to none at all, no more."""
 
 
+class Capacity(Protocol):
+    """What is known of the room for new volumes."""
+
+    def available(
+        self, given: Mapping[str, str], segment: topology.Segment | None
+    ) -> tuple[int, int]:
+        """Return the bytes available to a class of these parameters, and the largest volume."""
+
+
 class ControllerServicer(csi_pb2_grpc.ControllerServicer):
     """Serves Controller; what is not advertised answers UNIMPLEMENTED.
 
-    ``attaching`` None: an installation whose real volumes are never attached.
+    ``attaching`` None: an installation whose real volumes are never attached. ``capacity``
+    None: nobody can tell how much room there is.
     """
 
-    def __init__(self, service: Volumes, attaching: Attaching | None = None) -> None:
+    def __init__(
+        self,
+        service: Volumes,
+        attaching: Attaching | None = None,
+        capacity: Capacity | None = None,
+    ) -> None:
         self._volumes = service
         self._attaching = attaching
-        publishing = (csi_pb2.ControllerServiceCapability.RPC.PUBLISH_UNPUBLISH_VOLUME,)
-        self._capabilities = CAPABILITIES + (publishing if attaching is not None else ())
+        self._capacity = capacity
+        rpc = csi_pb2.ControllerServiceCapability.RPC
+        publishing = (rpc.PUBLISH_UNPUBLISH_VOLUME,) if attaching is not None else ()
+        counting = (rpc.GET_CAPACITY,) if capacity is not None else ()
+        self._capabilities = CAPABILITIES + publishing + counting
 
     async def CreateVolume(
         self, request: csi_pb2.CreateVolumeRequest, context: Timed
@@ -128,6 +148,22 @@ class ControllerServicer(csi_pb2_grpc.ControllerServicer):
                 parameters=request.parameters,
                 mutable_parameters=request.mutable_parameters,
             )
+        )
+
+    async def GetCapacity(
+        self, request: csi_pb2.GetCapacityRequest, context: object
+    ) -> csi_pb2.GetCapacityResponse:
+        if self._capacity is None:
+            raise NotImplementedError("nobody can tell how much room there is")
+        for capability in request.volume_capabilities:
+            convert.capability(capability)
+        given = convert.entries(request.parameters, "parameters")
+        asked = request.HasField("accessible_topology")
+        segment = dict(request.accessible_topology.segments) if asked else None
+        available, largest = self._capacity.available(given, segment)
+        return csi_pb2.GetCapacityResponse(
+            available_capacity=available,
+            maximum_volume_size=wrappers_pb2.Int64Value(value=largest),
         )
 
     async def ControllerGetCapabilities(

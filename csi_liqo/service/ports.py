@@ -28,6 +28,9 @@ class Objects(Protocol[T_co]):
     def synced(self) -> bool:
         """Whether the cache holds all of them and its watch is alive."""
 
+    def covers(self, namespace: str) -> bool:
+        """Tell whether the cache holds all of one namespace, whatever is wrong with others."""
+
     async def ready(self, namespace: str) -> bool:
         """Tell whether the cache covers a namespace, giving a new watch a moment to begin."""
 
@@ -53,6 +56,9 @@ class Objects(Protocol[T_co]):
             errors.ApiError: the server refused, or did not answer.
         """
 
+    async def raw(self, namespace: str, name: str) -> Manifest | None:
+        """As ``read``, with every field that the API server has, to make the object again."""
+
     async def create(self, namespace: str, manifest: Manifest) -> T_co:
         """Create an object, and return it as stored.
 
@@ -68,7 +74,7 @@ class Objects(Protocol[T_co]):
         """Change an object, and return it as stored.
 
         Raises:
-            errors.ApiConflictError, errors.ApiInvalidError: a precondition in the patch failed.
+            errors.ApiConflictError: a precondition in the patch failed.
             errors.ApiError: any other refusal.
         """
 
@@ -88,3 +94,21 @@ class Warnings(Protocol):
 
     async def latest(self, namespace: str, uid: str) -> str:
         """Return the newest Warning event's text on an object; empty when there is none to see."""
+
+    def heard(self, namespace: str) -> bool:
+        """Tell whether events there may be read, as far as was tried."""
+
+
+class Events(Protocol):
+    """What this driver says of the consumer's objects, where their owners look for it."""
+
+    async def warn(
+        self, about: objects.Claim | objects.PersistentVolume, reason: str, message: str
+    ) -> None:
+        """Put a Warning on an object; the same reason again only after a while.
+
+        ``reason`` is one CamelCase word. Missing rights are no error: the log has it then.
+
+        Raises:
+            errors.ApiError: the API server gave no answer, so that it may be tried again.
+        """

@@ -88,6 +88,10 @@ class FaultProxy(plan.Plan):
         for watch in self._watches:
             watch.speaks.set()
 
+    def end_silence_of_new_watches(self) -> None:
+        """Let later watches speak; those that are silent stay so until they end."""
+        self._silent = None
+
     async def go_down(self) -> None:
         """Cut every connection and refuse new ones, as a dead API server's machine does."""
         if self._site in self._runner.sites:
@@ -101,6 +105,12 @@ class FaultProxy(plan.Plan):
         """Accept connections again, at the same address."""
         self._site = web.TCPSite(self._runner, _HOST, self._port, ssl_context=self._tls())
         await self._site.start()
+
+    async def lead_to(self, kubeconfig: pathlib.Path) -> None:
+        """Have another API server behind the same address from now on; connections are cut."""
+        await self.go_down()
+        self._upstream = await forwarding.Upstream.of(kubeconfig)
+        await self.come_up()
 
     # --- what was seen ----------------------------------------------------------------------------
 

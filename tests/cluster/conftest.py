@@ -34,6 +34,21 @@ def prepared(
         yield rome, milan
 
 
+@pytest.fixture(scope="session")
+def third(
+    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[control_plane.ControlPlane]:
+    """A third cluster, `turin`: another consumer of milan, or another provider of rome."""
+    arguments = fabric.CONTROL_PLANE_ARGUMENTS
+    directory = tmp_path_factory.mktemp("turin")
+    with control_planes.running("turin", directory, extra_arguments=arguments) as turin:
+        fabric.prepare_consumer(turin, "turin")
+        fabric.prepare_provider(turin)
+        fabric.grant_cluster(prepared[1], "turin")
+        yield turin
+
+
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace named after the test, for a person who reads a log."""
@@ -50,3 +65,13 @@ async def driver(
     """The driver as it is deployed, without any fault."""
     async with fabric.running(*prepared, tmp_path, namespace) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def both(
+    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+) -> control_plane.ControlPlane:
+    """The consumer with both installations side by side; none of them runs."""
+    rome = prepared[0]
+    fabric.kubectl(rome, "apply", "-k", str(fabric.ROOT / "deploy/attach"))
+    return rome

@@ -41,7 +41,19 @@ CLUSTER_KEY: Final = "topology.csi.liqo.io/cluster"
 NODE_KEY: Final = "topology.csi.liqo.io/node"
 
 CONTROLLER_USER: Final = "system:serviceaccount:csi-liqo:csi-liqo-controller"
-CONSUMER_USER: Final = "system:serviceaccount:csi-liqo-consumers:rome"
+ATTACHING_USER: Final = f"{CONTROLLER_USER}-attach"
+ATTACHING_DRIVER: Final = "csi.liqo.io-attach"
+ATTACHING_ARGUMENTS: Final = (
+    "--attach",
+    f"--driver-name={ATTACHING_DRIVER}",
+    "--real-drivers-config-map=csi-liqo-real-drivers-attach",
+    "--homes-config-map=csi-liqo-homes-attach",
+    "--service-account=csi-liqo-controller-attach",
+)
+"""What deploy/attach tells the controller beyond the base; the last by its environment."""
+
+CONSUMER_USERS: Final = "system:serviceaccount:csi-liqo-consumers"
+CONSUMER_USER: Final = f"{CONSUMER_USERS}:rome"
 
 # Nodes whose kubelets do not exist must not be found dead.
 CONTROL_PLANE_ARGUMENTS: Final = {
@@ -52,6 +64,11 @@ Json = dict[str, Any]
 
 OPENED: Final[Json] = {"metadata": {"labels": {"csi.liqo.io/fence": "open"}}}
 """The patch that lets others than the driver change and delete a twin."""
+
+
+def consumer_user(consumer: str) -> str:
+    """Return who a consumer is in a provider."""
+    return f"{CONSUMER_USERS}:{consumer}"
 
 
 def claims_in(namespace: str) -> str:
@@ -65,16 +82,17 @@ def kubectl(plane: control_plane.ControlPlane, *arguments: str, text: str = "") 
     return subprocess.run(command, input=text, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
-def prepare_consumer(rome: control_plane.ControlPlane) -> None:
+def prepare_consumer(rome: control_plane.ControlPlane, cluster_id: str = "rome") -> None:
     """Install the driver's manifests, real classes and two nodes with the driver on them."""
-    kubectl(rome, "apply", "-k", str(ROOT / "deploy/base"))
+    nodes = [f"{cluster_id}-1", f"{cluster_id}-2"]
+    kubectl(rome, "apply", "-k", str(ROOT / "deploy"))
     kubectl(rome, "wait", "--for=condition=Established", "crd/remoteclusters.csi.liqo.io")
     kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([
         *real_classes(),
-        *(part for name in ("rome-1", "rome-2") for part in node(name, "rome")),
+        *(part for name in nodes for part in node(name, cluster_id)),
         virtual_class("csi-liqo-static", {"localClass": "static"}),
     ]))  # fmt: skip
-    for name in ("rome-1", "rome-2"):
+    for name in nodes:
         _make_ready(rome, name)
     make_virtual_node(rome, "milan")
 
@@ -93,14 +111,15 @@ def _make_ready(rome: control_plane.ControlPlane, name: str) -> None:
     kubectl(rome, "patch", "node", name, "--subresource=status", f"--patch={patch}")
 
 
-def _install_attaching(rome: control_plane.ControlPlane, name: str) -> None:
+def install_attaching(rome: control_plane.ControlPlane) -> None:
     """Install the other mode of the driver, and enter it for the real nodes as kubelet would."""
     kubectl(rome, "apply", "-k", str(ROOT / "deploy/attach"))
     for node_name in ("rome-1", "rome-2"):
         known = json.loads(kubectl(rome, "get", "csinode", node_name, "--output=json"))
-        drivers = [entry for entry in known["spec"]["drivers"] if entry["name"] != name]
+        drivers = [entry for entry in known["spec"]["drivers"] if entry["name"] != ATTACHING_DRIVER]
         keys = [CLUSTER_KEY, NODE_KEY]
-        drivers.append({"name": name, "nodeID": node_name, "topologyKeys": keys})
+        entry = {"name": ATTACHING_DRIVER, "nodeID": node_name, "topologyKeys": keys}
+        drivers.append(entry)
         patch = json.dumps({"spec": {"drivers": drivers}})
         kubectl(rome, "patch", "csinode", node_name, "--type=merge", f"--patch={patch}")
 
@@ -112,19 +131,27 @@ def prepare_provider(milan: control_plane.ControlPlane) -> None:
     for real in classes[:3]:
         real["metadata"]["labels"] = {"csi.liqo.io/offered": "true"}
     kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump_all(classes))
-    for grant in ("offered-classes", "volumes", "identity"):
+    grant_cluster(milan)
+
+
+def grant_cluster(milan: control_plane.ControlPlane, consumer: str = "rome") -> None:
+    """Grant a consumer what is granted in a whole provider."""
+    for grant in ("offered-classes", "volumes", "capacity", "identity"):
         role = f"csi-liqo-consumer-{grant}"
-        to = (f"--clusterrole={role}", f"--user={CONSUMER_USER}")
-        kubectl(milan, "create", "clusterrolebinding", role, *to)
+        to = (f"--clusterrole={role}", f"--user={consumer_user(consumer)}")
+        kubectl(milan, "create", "clusterrolebinding", f"{role}-{consumer}", *to)
 
 
-def grant_namespace(milan: control_plane.ControlPlane, namespace: str) -> None:
+def grant_namespace(
+    milan: control_plane.ControlPlane, namespace: str, consumer: str = "rome"
+) -> None:
     """Make a mapped namespace in the provider, with the consumer's rights in it."""
-    kubectl(milan, "create", "namespace", namespace)
+    made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump(made))
     for grant in ("claims", "events"):
         role = f"csi-liqo-consumer-{grant}"
-        to = (f"--clusterrole={role}", f"--user={CONSUMER_USER}")
-        kubectl(milan, "-n", namespace, "create", "rolebinding", role, *to)
+        to = (f"--clusterrole={role}", f"--user={consumer_user(consumer)}")
+        kubectl(milan, "-n", namespace, "create", "rolebinding", f"{role}-{consumer}", *to)
 
 
 def real_classes() -> Iterable[Json]:
@@ -392,8 +419,13 @@ def controller_command(socket: pathlib.Path, kubeconfig: pathlib.Path, *more: st
     ]
 
 
-def provisioner_command(socket: pathlib.Path, kubeconfig: pathlib.Path) -> list[str]:
-    """Return the sidecar's command line, with the arguments that deploy/ gives it."""
+def provisioner_command(
+    socket: pathlib.Path, kubeconfig: pathlib.Path, *, elects: bool = False
+) -> list[str]:
+    """Return the sidecar's command line, with the arguments that deploy/ gives it.
+
+    Alone it need not be elected, which would make each test wait for a lease.
+    """
     manifests = yaml.safe_load_all((ROOT / "deploy/base/controller.yaml").read_text())
     containers = next(
         part["spec"]["template"]["spec"]["containers"]
@@ -401,7 +433,9 @@ def provisioner_command(socket: pathlib.Path, kubeconfig: pathlib.Path) -> list[
         if part["kind"] == "Deployment"
     )
     deployed = next(c["args"] for c in containers if c["name"] == "csi-provisioner")
-    own = ("--csi-address", "--leader-election", "--http-endpoint", "--feature-gates", "--timeout")
+    own: tuple[str, ...] = ("--csi-address", "--http-endpoint", "--timeout")
+    if not elects:
+        own += ("--leader-election", "--feature-gates")
     return [
         str(BINARIES / "csi-provisioner"),
         *(argument for argument in deployed if not argument.startswith(own)),
@@ -448,31 +482,33 @@ async def running(
     orphan_grace_seconds: float = 300,
     attach: bool = False,
     change: Callable[[Json], None] = lambda remote: None,
+    cluster_id: str = "rome",
+    remote_namespace: str = "",
 ) -> AsyncIterator[Fabric]:
     """Run controller and sidecar against two prepared clusters, for one test.
 
     Another kubeconfig than the real one leads a side through a proxy. `change` edits
-    the RemoteCluster before it is applied.
+    the RemoteCluster before it is applied. Another consumer than rome has another
+    `cluster_id`, and may be mapped to the same `remote_namespace`.
     """
-    remote_namespace = f"rome-{namespace}"
+    remote_namespace = remote_namespace or f"{cluster_id}-{namespace}"
     kubectl(rome, "create", "namespace", namespace)
-    grant_namespace(milan, remote_namespace)
-    text = provider_kubeconfig or milan.kubeconfig_text(CONSUMER_USER)
+    grant_namespace(milan, remote_namespace, cluster_id)
+    text = provider_kubeconfig or milan.kubeconfig_text(consumer_user(cluster_id))
     remote = remote_cluster({namespace: remote_namespace})
     change(remote)
     kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump_all([kubeconfig_secret(text), remote]))
     socket = directory / "csi.sock"
     user, name = CONTROLLER_USER, "csi.liqo.io"
-    more = [f"--orphan-grace-seconds={orphan_grace_seconds}"]
+    more = [f"--orphan-grace-seconds={orphan_grace_seconds}", f"--cluster-id={cluster_id}"]
     if attach:
-        user, name = f"{CONTROLLER_USER}-attach", "csi.liqo.io-attach"
-        more += ["--attach", f"--driver-name={name}"]
-        more += ["--real-drivers-config-map=csi-liqo-real-drivers-attach"]
-        more += ["--fence-config-map=csi-liqo-fence-attach"]
-        _install_attaching(rome, name)
+        user, name = ATTACHING_USER, ATTACHING_DRIVER
+        more += ATTACHING_ARGUMENTS
+        install_attaching(rome)
     kubeconfig = consumer_kubeconfig or rome.kubeconfig_for(user)
     arguments = controller_command(socket, kubeconfig, *more)
-    controller = Process(arguments, directory / "controller.log")
+    # A pod keeps its name when a container of it starts anew, and so its lease.
+    controller = Process(arguments, directory / "controller.log", POD_NAME="controller")
     sidecar = Process(
         provisioner_command(socket, rome.kubeconfig_for(user)),
         directory / "csi-provisioner.log",
@@ -501,8 +537,43 @@ async def running(
             await asyncio.gather(supervisor, return_exceptions=True)
             await sidecar.end()
             await controller.end(signal.SIGTERM)
-            kubectl(rome, "delete", "remotecluster", "milan")
+            forget_remote_cluster(rome, "milan")
             kubectl(rome, "delete", "--namespace=csi-liqo", "secret", "milan")
+
+
+async def program(rome: control_plane.ControlPlane, *arguments: str) -> tuple[int, str, str]:
+    """Run a command of the driver's program as the administrator of a consumer.
+
+    Returns its exit code, what it printed, and what it complained of.
+    """
+    child = await asyncio.create_subprocess_exec(
+        *(*PROGRAM, *arguments, f"--kubeconfig={rome.kubeconfig}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, complaint = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, told.decode(), complaint.decode()
+
+
+async def orphans(
+    rome: control_plane.ControlPlane, consumer: str, *more: str
+) -> list[dict[str, str]]:
+    """Return what the program lists of a consumer's twins that no volume names."""
+    arguments = ("where", "--orphans", "--output=json", f"--consumer-id={consumer}", *more)
+    code, told, complaint = await program(rome, *arguments)
+    assert code == 0, complaint
+    assert "out of sight" not in complaint, complaint
+    rows: list[dict[str, str]] = json.loads(told)
+    return rows
+
+
+def forget_remote_cluster(rome: control_plane.ControlPlane, name: str) -> None:
+    """Delete a RemoteCluster with nobody there to let it go, whatever lives in its provider."""
+    kubectl(rome, "label", "remotecluster", name, "csi.liqo.io/fence=open")
+    patch = json.dumps({"metadata": {"finalizers": None}})
+    kubectl(rome, "patch", "remotecluster", name, "--type=merge", f"--patch={patch}")
+    kubectl(rome, "delete", "remotecluster", name)
 
 
 def is_ready(remote: Json | None) -> bool:

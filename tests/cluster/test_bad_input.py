@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -195,6 +196,26 @@ async def test_an_unmapped_namespace_sends_the_pod_elsewhere(
     assert "spec.namespaceMapping of RemoteCluster milan" in text
     path = f"{fabric.claims_in('default')}/unmapped"
     await driver.consumer.delete(path, uid=made["metadata"]["uid"])
+
+
+async def test_a_namespace_of_kubernetes_is_never_where_twins_go(
+    driver: fabric.Fabric, caller: calls.Caller
+) -> None:
+    """The schema cannot see where the same name, or a template, leads to."""
+    same = {"spec": {"namespaceMapping": {"default": "SameName"}}}
+    await driver.consumer.merge(f"{fabric.REMOTE_CLUSTERS}/milan", same)
+    made = await driver.consumer.create(fabric.claims_in("kube-public"), fabric.claim("mine"))
+
+    text = "is not mapped"
+    async with asyncio.timeout(20):
+        while "is not mapped" in text:  # until the controller has heard of the new mapping
+            code, text, _ = await caller.create(calls.wish(made, "milan"))
+
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert "namespace kube-public is mapped to kube-public of cluster milan, which belongs" in text
+    path = f"{fabric.claims_in('kube-public')}/mine"
+    await driver.consumer.delete(path, uid=made["metadata"]["uid"])
+    assert (await driver.provider.get(fabric.claims_in("kube-public")))["items"] == []
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,12 @@ Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 # What reconcilers write when a controller starts is another story than that of a volume.
 WRITES: Final = rules.Match(
     is_write=True,
-    other_than=frozenset({"leases", "events", "remoteclusters", "nodes", "csinodes", "configmaps"}),
+    other_than=frozenset(
+        {
+            *("leases", "events", "remoteclusters", "nodes", "csinodes", "configmaps"),
+            "csistoragecapacities",
+        }
+    ),
 )
 
 
@@ -66,7 +71,8 @@ ROWS: Final = (
         "create",
         "milan",
         "csi-liqo",
-        rome=(f"PATCH {CLAIM}",),
+        # The attempt, then what the twin got: on the volume, and on the claim.
+        rome=(f"PATCH {CLAIM}", f"PATCH {VOLUME}", f"PATCH {CLAIM}"),
         milan=(f"POST {CLAIM}", f"PATCH {CLAIM}"),
     ),
     Row("delete", "rome-1", "csi-liqo", rome=(f"PATCH {CLAIM}", f"DELETE {CLAIM}")),
@@ -99,11 +105,20 @@ class Watched:
         if row.verb == "create":
             return ""
         await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
-        _, volume = await self.driver.bound("data")
+        volume = await self.made(row)
         if row.verb == "detach":
             await self._attach(volume)
             await self.attached()
         return str(volume["metadata"]["name"])
+
+    async def made(self, row: Row) -> fabric.Json:
+        """Wait until a claim is bound and, if it is remote, shows what its twin got."""
+        _, volume = await self.driver.bound("data")
+        if row.node == "milan":
+            await control_planes.wait_until(
+                self.driver.consumer, self.driver.claims, "data", _shows_health
+            )
+        return volume
 
     async def act(self, row: Row) -> None:
         """Do the last step of a verb, without waiting for what comes of it."""
@@ -122,7 +137,7 @@ class Watched:
         """Wait until a verb came to its end."""
         match row.verb:
             case "create":
-                await self.driver.bound("data")
+                await self.made(row)
             case "delete":
                 await self.driver.volume_gone(volume)
             case "attach":
@@ -133,7 +148,7 @@ class Watched:
     async def finish(self, row: Row, volume: str) -> None:
         """See the verb come to its end, and take away what it made."""
         if row.verb == "create":
-            _, made = await self.driver.bound("data")
+            made = await self.made(row)
             await self._see_exactly_one_twin(row, made)
             volume = str(made["metadata"]["name"])
             await self.driver.drop("data")
@@ -196,6 +211,11 @@ class Watched:
         )
         assert kept is not None
         await self.driver.consumer.delete(path, uid=kept["metadata"]["uid"])
+
+
+def _shows_health(claim: fabric.Json | None) -> bool:
+    annotations = (claim or {}).get("metadata", {}).get("annotations", {})
+    return bool(annotations.get("csi.liqo.io/health") == "Healthy")
 
 
 def _made_by_hand(node: str) -> fabric.Json:

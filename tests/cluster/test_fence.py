@@ -46,12 +46,12 @@ async def drop_all(driver: fabric.Fabric, twin: str) -> None:
     assert await driver.consumer.find(twin) is None
 
 
-async def said(driver: fabric.Fabric, answer: str, *, name: str = "csi-liqo-fence") -> None:
+async def said(driver: fabric.Fabric, answer: str) -> None:
     """Wait until the controller says whether there are twins."""
     await control_planes.wait_until(
         driver.consumer,
         CONFIG_MAPS,
-        name,
+        "csi-liqo-fence",
         lambda item: (item or {}).get("data", {}).get("twins") == answer,
     )
 
@@ -60,7 +60,7 @@ async def said(driver: fabric.Fabric, answer: str, *, name: str = "csi-liqo-fenc
 async def attaching(
     prepared: Planes, tmp_path: Path, namespace: str
 ) -> AsyncIterator[fabric.Fabric]:
-    """The installation of deploy/attach, whose namespace has the fence of deploy/base, too."""
+    """The installation of deploy/attach, which shares namespace and fence with the other."""
     async with fabric.running(*prepared, tmp_path, namespace, attach=True) as running:
         yield running
 
@@ -142,7 +142,7 @@ async def test_others_may_mark_a_twin_and_take_their_marks_off(driver: fabric.Fa
     await drop_all(driver, twin)
 
 
-async def test_two_installations_share_the_namespace_and_each_fence_lets_both_in(
+async def test_two_installations_share_the_namespace_and_its_fence_lets_both_in(
     attaching: fabric.Fabric,
 ) -> None:
     driver = attaching
@@ -152,19 +152,18 @@ async def test_two_installations_share_the_namespace_and_each_fence_lets_both_in
         fabric.virtual_class("csi-liqo-fenced", {}) | {"provisioner": driver.name},
     )
     twin = await make_twin(driver, "csi-liqo-fenced")
-    await said(driver, "yes", name="csi-liqo-fence-attach")
+    await said(driver, "yes")
     with refused("delete the virtual claim"):
         await delete(driver, twin)
     with refused("holds the data of virtual volumes"):
         await delete(driver, NAMESPACE)
     await drop_all(driver, twin)
-    await said(driver, "no", name="csi-liqo-fence-attach")
+    await said(driver, "no")
     await delete(driver, f"{fabric.CLASSES}/csi-liqo-fenced")
     assert await driver.settled(before) == []
 
 
 async def test_the_namespace_stays_as_long_as_there_is_a_twin(driver: fabric.Fabric) -> None:
-    take_the_other_away(driver)
     twin = await make_twin(driver)
     await said(driver, "yes")
     with refused(
@@ -179,7 +178,7 @@ async def test_the_namespace_stays_as_long_as_there_is_a_twin(driver: fabric.Fab
         await accepted(driver)
         await control_planes.wait_until_gone(driver.consumer, "/api/v1/namespaces", fabric.TWINS)
     finally:
-        fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy/base"))
+        fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy"))
     # The controller notices the new ConfigMap by itself, and serves as before.
     twin = await make_twin(driver)
     await drop_all(driver, twin)
@@ -201,24 +200,17 @@ async def test_who_opens_the_fence_of_the_namespace_may_delete_it(driver: fabric
 
 async def test_without_the_config_map_the_namespace_stays(driver: fabric.Fabric) -> None:
     """It comes back with the manifests, empty, and the driver says what is so."""
-    take_the_other_away(driver)
     await said(driver, "no")
     try:
         await delete(driver, f"{CONFIG_MAPS}/csi-liqo-fence")
         await answered(driver, "no params found", dry=True)
     finally:
-        fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy/base"))
+        fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy"))
     await answered(driver, "has not said yet", dry=True)
 
     await driver.controller.end()
     await driver.controller.start()
     await said(driver, "no")
-
-
-def take_the_other_away(driver: fabric.Fabric) -> None:
-    """End the fence of the other installation, which says what it said when that ended."""
-    other = "validatingadmissionpolicybinding/csi-liqo-fence-namespace-attach"
-    fabric.kubectl(driver.rome, "delete", "--ignore-not-found", other)
 
 
 async def accepted(driver: fabric.Fabric, *, dry: bool = False) -> None:

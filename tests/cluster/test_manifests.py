@@ -66,6 +66,29 @@ def dry_run(plane: control_plane.ControlPlane, text: str) -> subprocess.Complete
             {"namespaceMapping": {"default": "Any"}}, "Unsupported value", id="unknown-default"
         ),
         pytest.param(
+            {"namespaceMapping": {"default": "SameName", "template": "${namespace}-x"}},
+            "the template maps every namespace already",
+            id="default-that-a-template-leaves-no-room-for",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"explicit": {"a": "kube-system"}}},
+            "are never a target",
+            id="target-of-kubernetes",
+        ),
+        pytest.param(
+            {"namespaceMapping": {"explicit": {"A_b": "a"}}},
+            "a key is the name of a namespace",
+            id="key-that-is-no-namespace",
+        ),
+        pytest.param(
+            {"classes": [{"virtual": "v", "offered": "Fast Disk"}]},
+            "classes[0].offered",
+            id="class-name-that-is-none",
+        ),
+        pytest.param(
+            {"nodeSelector": {"zone": "a b"}}, "spec.nodeSelector", id="label-value-that-is-none"
+        ),
+        pytest.param(
             {"classes": [{"virtual": "v", "offered": "a"}, {"virtual": "v", "offered": "b"}]},
             "Duplicate value",
             id="one-virtual-class-twice",
@@ -113,27 +136,99 @@ CONTROLLER_RIGHTS = [
     ("get", "secrets", "default", False),
     ("list", "secrets", "kube-system", False),
     ("create", "secrets", "csi-liqo", False),
+    ("patch", "persistentvolumeclaims/status", "default", True),
+    ("update", "persistentvolumeclaims/status", "default", False),
+    ("create", "events", "default", True),
+    ("patch", "events", "default", True),
+    ("delete", "events", "default", False),
+    ("list", "events", "default", False),
+    ("list", "nodes", "", True),
     ("patch", "nodes", "", True),
+    ("get", "nodes", "", False),
+    ("update", "nodes", "", False),
     ("delete", "nodes", "", False),
+    ("get", "persistentvolumes", "", True),
+    ("create", "persistentvolumes", "", True),
+    ("patch", "persistentvolumes", "", True),
+    ("delete", "persistentvolumes", "", True),
+    ("update", "persistentvolumes", "", False),
+    ("patch", "persistentvolumes/status", "", False),
+    ("deletecollection", "persistentvolumes", "", False),
+    ("watch", "storageclasses.storage.k8s.io", "", True),
+    ("get", "storageclasses.storage.k8s.io", "", False),
+    ("create", "storageclasses.storage.k8s.io", "", False),
+    ("watch", "csidrivers.storage.k8s.io", "", True),
+    ("get", "csidrivers.storage.k8s.io", "", False),
+    ("patch", "csidrivers.storage.k8s.io", "", False),
+    ("watch", "remoteclusters.csi.liqo.io", "", True),
+    ("get", "remoteclusters.csi.liqo.io", "", False),
     ("create", "csinodes.storage.k8s.io", "", True),
     ("patch", "remoteclusters.csi.liqo.io/status", "", True),
     ("create", "remoteclusters.csi.liqo.io", "", False),
-    ("patch", "remoteclusters.csi.liqo.io", "", False),
+    ("patch", "remoteclusters.csi.liqo.io", "", True),
+    ("update", "remoteclusters.csi.liqo.io", "", False),
+    ("delete", "remoteclusters.csi.liqo.io", "", False),
+    ("list", "namespaces", "", True),
     ("get", "namespaces", "", False),
+    ("watch", "namespaces", "", False),
     ("create", "pods", "csi-liqo", False),
     ("get", "pods", "default", False),
     ("create", "clusterroles.rbac.authorization.k8s.io", "", False),
     ("get", "configmaps", "csi-liqo", False),
+    ("create", "configmaps", "csi-liqo-storage", False),
+    ("patch", "configmaps", "csi-liqo-storage", False),
+    ("patch", "virtualnodes.offloading.liqo.io", "default", False),
+    ("list", "configmaps", "default", False),
+    ("list", "csistoragecapacities.storage.k8s.io", "default", True),
+    ("create", "csistoragecapacities.storage.k8s.io", "csi-liqo", True),
+    ("delete", "csistoragecapacities.storage.k8s.io", "csi-liqo", True),
+    ("create", "csistoragecapacities.storage.k8s.io", "default", False),
+    ("patch", "csistoragecapacities.storage.k8s.io", "kube-system", False),
+    ("update", "leases.coordination.k8s.io", "csi-liqo", True),
+    ("delete", "leases.coordination.k8s.io", "csi-liqo", False),
+    ("update", "leases.coordination.k8s.io", "kube-system", False),
     ("patch", "configmaps", "csi-liqo", False),
     ("create", "configmaps", "csi-liqo", False),
 ]
 
 
 @pytest.mark.parametrize(("verb", "kind", "namespace", "granted"), CONTROLLER_RIGHTS)
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
 def test_the_controller_may_do_this_and_no_more(
-    prepared: Planes, verb: str, kind: str, namespace: str, *, granted: bool
+    both: control_plane.ControlPlane,
+    user: str,
+    verb: str,
+    kind: str,
+    namespace: str,
+    *,
+    granted: bool,
 ) -> None:
-    assert can(prepared[0], fabric.CONTROLLER_USER, verb, kind, namespace) is granted
+    assert can(both, user, verb, kind, namespace) is granted
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind", "granted"),
+    [
+        ("get", "volumeattachments", True),
+        ("list", "volumeattachments", True),
+        ("watch", "volumeattachments", True),
+        ("create", "volumeattachments", True),
+        ("patch", "volumeattachments", True),
+        ("delete", "volumeattachments", True),
+        ("update", "volumeattachments", False),
+        ("deletecollection", "volumeattachments", False),
+        ("patch", "volumeattachments/status", True),
+        ("update", "volumeattachments/status", False),
+    ],
+)
+def test_only_the_controller_that_attaches_may_touch_attachments(
+    both: control_plane.ControlPlane, verb: str, kind: str, *, granted: bool
+) -> None:
+    name, _, subresource = kind.partition("/")
+    kind = f"{name}.storage.k8s.io/{subresource}" if subresource else f"{name}.storage.k8s.io"
+
+    assert can(both, fabric.ATTACHING_USER, verb, kind, "") is granted
+    assert not can(both, fabric.CONTROLLER_USER, verb, kind, "")
 
 
 @pytest.mark.parametrize(
@@ -143,23 +238,41 @@ def test_the_controller_may_do_this_and_no_more(
         ("patch", "csi-liqo", "csi-liqo", False),
         ("get", "csi-liqo", "csi-liqo-real-drivers", False),
         ("delete", "csi-liqo", "csi-liqo-real-drivers", False),
-        ("patch", "csi-liqo-storage", "csi-liqo-fence", True),
+        ("patch", "csi-liqo-storage", "csi-liqo-homes", True),
         ("patch", "csi-liqo-storage", "kube-root-ca.crt", False),
-        ("get", "csi-liqo-storage", "csi-liqo-fence", False),
-        ("create", "csi-liqo-storage", "csi-liqo-fence", False),
+        ("get", "csi-liqo-storage", "csi-liqo-homes", False),
+        ("create", "csi-liqo-storage", "csi-liqo-homes", False),
     ],
 )
-def test_the_controller_writes_one_config_map_of_a_namespace(
-    prepared: Planes, verb: str, namespace: str, name: str, *, granted: bool
+def test_each_controller_writes_config_maps_of_its_own(
+    both: control_plane.ControlPlane, verb: str, namespace: str, name: str, *, granted: bool
 ) -> None:
-    user = fabric.CONTROLLER_USER
-    assert can(prepared[0], user, verb, "configmaps", namespace, name) is granted
+    for user, own in ((fabric.CONTROLLER_USER, name), (fabric.ATTACHING_USER, f"{name}-attach")):
+        assert can(both, user, verb, "configmaps", namespace, own) is granted
+    for user, other in ((fabric.CONTROLLER_USER, f"{name}-attach"), (fabric.ATTACHING_USER, name)):
+        assert not can(both, user, verb, "configmaps", namespace, other)
 
 
-@pytest.mark.parametrize("kind", ["nodes", "pods", "secrets", "persistentvolumeclaims"])
+@pytest.mark.parametrize(
+    ("verb", "granted"), [("patch", True), ("get", False), ("create", False), ("delete", False)]
+)
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
+def test_both_controllers_write_what_the_fence_knows(
+    both: control_plane.ControlPlane, user: str, verb: str, *, granted: bool
+) -> None:
+    assert can(both, user, verb, "configmaps", fabric.TWINS, "csi-liqo-fence") is granted
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["nodes", "pods", "secrets", "persistentvolumeclaims", "volumeattachments.storage.k8s.io"],
+)
 @pytest.mark.parametrize("verb", ["get", "list", "patch"])
-def test_the_node_role_may_do_nothing(prepared: Planes, verb: str, kind: str) -> None:
-    assert not can(prepared[0], NODE_USER, verb, kind, "csi-liqo")
+@pytest.mark.parametrize("user", [NODE_USER, f"{NODE_USER}-attach"])
+def test_the_node_role_may_do_nothing(
+    both: control_plane.ControlPlane, user: str, verb: str, kind: str
+) -> None:
+    assert not can(both, user, verb, kind, "csi-liqo")
 
 
 def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> None:
@@ -169,9 +282,29 @@ def test_the_provider_roles_grant_nothing_by_themselves(prepared: Planes) -> Non
     assert not can(prepared[1], user, "list", "storageclasses.storage.k8s.io", "")
 
 
-@pytest.mark.parametrize("owner", ["deployment/csi-liqo-controller", "daemonset/csi-liqo-node"])
-def test_nothing_of_the_driver_runs_on_a_virtual_node(prepared: Planes, owner: str) -> None:
-    found = json.loads(fabric.kubectl(prepared[0], "-n", "csi-liqo", "get", owner, "-o", "json"))
+def test_a_consumer_lists_classes_and_gets_none_by_itself(prepared: Planes) -> None:
+    assert can(prepared[1], fabric.CONSUMER_USER, "watch", "storageclasses.storage.k8s.io", "")
+    assert not can(prepared[1], fabric.CONSUMER_USER, "get", "storageclasses.storage.k8s.io", "")
+
+
+def test_a_consumer_may_not_repair_without_its_own_grant(prepared: Planes) -> None:
+    assert can(prepared[1], fabric.CONSUMER_USER, "list", "persistentvolumes", "")
+    assert not can(prepared[1], fabric.CONSUMER_USER, "patch", "persistentvolumes", "")
+
+
+WORKLOADS = [
+    "deployment/csi-liqo-controller",
+    "daemonset/csi-liqo-node",
+    "deployment/csi-liqo-controller-attach",
+    "daemonset/csi-liqo-node-attach",
+]
+
+
+@pytest.mark.parametrize("owner", WORKLOADS)
+def test_nothing_of_the_driver_runs_on_a_virtual_node(
+    both: control_plane.ControlPlane, owner: str
+) -> None:
+    found = json.loads(fabric.kubectl(both, "-n", "csi-liqo", "get", owner, "-o", "json"))
 
     node_affinity = found["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
     required = node_affinity["requiredDuringSchedulingIgnoredDuringExecution"]

@@ -12,12 +12,10 @@ import pytest
 from lab import control_plane
 from lab.faults import proxy, rules
 from tests import control_planes
-from tests.cluster import calls, fabric
+from tests.cluster import calls, conditions, expiry, fabric
 
 Code = grpc.StatusCode
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
-
-TWIN_MARKED = rules.Match(method="PATCH", resource="persistentvolumeclaims")
 
 
 @pytest.fixture
@@ -63,28 +61,13 @@ def entered(item: fabric.Json | None) -> bool:
     return "csi.liqo.io" in {entry["name"] for entry in drivers}
 
 
-async def reported_away(driver: fabric.Fabric) -> None:
-    await control_planes.wait_until(
-        driver.consumer,
-        fabric.REMOTE_CLUSTERS,
-        "milan",
-        lambda item: item is not None and not fabric.is_ready(item),
-    )
-
-
-async def reported_back(driver: fabric.Fabric) -> None:
-    await control_planes.wait_until(
-        driver.consumer, fabric.REMOTE_CLUSTERS, "milan", fabric.is_ready, timeout_seconds=60
-    )
-
-
 async def test_an_untouched_claim_goes_elsewhere_while_its_provider_is_away(
     driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
 ) -> None:
     before = await driver.snapshot()
     claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
     await milan_proxy.go_down()
-    await reported_away(driver)
+    await conditions.reported_away(driver)
 
     code, text, _ = await caller.create(calls.wish(claim, "milan"))
     assert code is Code.RESOURCE_EXHAUSTED
@@ -94,9 +77,163 @@ async def test_an_untouched_claim_goes_elsewhere_while_its_provider_is_away(
     await driver.consume("data", "rome-1")
     await driver.bound("data")
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.drop("data")
     assert await driver.settled(before) == []
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        pytest.param(429, "Connected", "Overloaded", id="too-many-requests"),
+        pytest.param(500, "Connected", "Failing", id="internal-error"),
+        pytest.param(503, "Connected", "Failing", id="unavailable"),
+        pytest.param(403, "Authorized", "Forbidden", id="forbidden"),
+        pytest.param(401, "Authorized", "Unauthorized", id="unauthorized"),
+    ],
+)
+async def test_a_provider_that_refuses_everything_is_done_without_until_it_is_well(
+    driver: fabric.Fabric,
+    caller: calls.Caller,
+    milan_proxy: proxy.FaultProxy,
+    status: int,
+    kind: str,
+    reason: str,
+) -> None:
+    before = await driver.snapshot()
+    await driver.claim_on("there", "milan")
+    _, volume = await driver.bound("there")
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    rule = milan_proxy.fail(status=status, reason="Placed", times=None)
+    milan_proxy.cut_watches()
+    await conditions.reported(driver, kind, reason)
+
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED, text
+    assert "cluster milan cannot be reached" in text
+    await driver.drop("there")
+    code, _ = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED)
+    await driver.claim_on("local", "rome-1")
+    await driver.bound("local")
+    await driver.drop("local")
+
+    # A controller that starts now has never seen the provider well.
+    await driver.controller.end()
+    await driver.controller.start()
+    await driver.claim_on("local-2", "rome-1")
+    await driver.bound("local-2")
+    await driver.drop("local-2")
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED, text
+    code, _ = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED)
+
+    milan_proxy.remove(rule)
+    await conditions.reported_back(driver)
+    await driver.consume("data", "milan")
+    await driver.bound("data", timeout_seconds=60)
+    await driver.drop("data")
+    await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
+    assert await driver.settled(before) == []
+
+
+async def test_a_provider_whose_certificate_expired_is_done_without_and_that_is_said(
+    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy, tmp_path: Path
+) -> None:
+    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
+    pair = expiry.Served(tmp_path / "milan-proxy" / "pki")
+    good = pair.read()
+    pair.expire()
+    await milan_proxy.go_down()
+    await milan_proxy.come_up()
+    await conditions.reported(
+        driver, "Connected", "CertificateNotTrusted", "certificate has expired"
+    )
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert "certificate has expired" in text
+
+    pair.write(good)
+    await milan_proxy.go_down()
+    await milan_proxy.come_up()
+    await conditions.reported_back(driver)
+    await driver.consume("data", "milan")
+    await driver.bound("data")
+    await driver.drop("data")
+
+
+@pytest.mark.timeout(300)
+async def test_a_watch_that_falls_silent_delays_and_loses_nothing(
+    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy
+) -> None:
+    """Calls are answered all the while, so only the silence itself tells."""
+    before = await driver.snapshot()
+    milan_proxy.silence_watches()
+    await driver.claim_on("data", "milan")
+    await driver.claim_on("local", "rome-1")
+    await driver.bound("local")
+    twin = await control_planes.wait_until_there(driver.provider, driver.remote_claims, "data")
+    milan_proxy.end_silence_of_new_watches()
+
+    await driver.bound("data", timeout_seconds=150)
+    after = await driver.provider.get(f"{driver.remote_claims}/data")
+    assert after["metadata"]["uid"] == twin["metadata"]["uid"]
+    for name in ("data", "local"):
+        await driver.drop(name)
+    assert await driver.settled(before) == []
+
+
+async def test_another_cluster_under_the_same_address_is_never_written_to(
+    driver: fabric.Fabric,
+    caller: calls.Caller,
+    milan_proxy: proxy.FaultProxy,
+    third: control_plane.ControlPlane,
+) -> None:
+    """As after a provider was deleted and made again with the same names and credentials."""
+    before = await driver.snapshot()
+    await driver.claim_on("data", "milan")
+    _, volume = await driver.bound("data")
+    fabric.grant_namespace(third, driver.remote_namespace)
+    claim = await driver.consumer.create(driver.claims, fabric.claim("new"))
+
+    await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
+    seen = len(milan_proxy.requests)
+    await conditions.reported(
+        driver, "Connected", "IdentityChanged", "another cluster answers for milan"
+    )
+    code, text, _ = await caller.create(calls.wish(claim, "milan"))
+    assert code is Code.RESOURCE_EXHAUSTED
+    assert "another cluster answers" in text
+    await driver.drop("data")
+    code, _ = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
+    assert code in (Code.UNAVAILABLE, Code.ABORTED), "its data is in the other one"
+    await driver.controller.end()
+    await driver.controller.start()
+    await conditions.reported(driver, "Connected", "IdentityChanged", "it was")
+    assert [item for item in milan_proxy.requests[seen:] if item.is_write and item.sent] == []
+
+    await milan_proxy.lead_to(driver.milan.kubeconfig_for(fabric.CONSUMER_USER))
+    await conditions.reported_back(driver)
+    await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
+    await driver.drop("new")
+    assert await driver.settled(before) == []
+
+
+async def test_an_administrator_may_say_that_a_changed_identity_is_right(
+    driver: fabric.Fabric, milan_proxy: proxy.FaultProxy, third: control_plane.ControlPlane
+) -> None:
+    fabric.grant_namespace(third, driver.remote_namespace)
+    await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
+    await conditions.reported(driver, "Connected", "IdentityChanged", "empty status.identity")
+
+    path = f"{fabric.REMOTE_CLUSTERS}/milan/status"
+    await driver.consumer.merge(path, {"status": {"identity": ""}})
+    await conditions.reported_back(driver)
+    found = await driver.consumer.get(f"{fabric.REMOTE_CLUSTERS}/milan")
+    uid = ("get", "namespace", "kube-system", "-o=jsonpath={.metadata.uid}")
+    assert found["status"]["identity"] == fabric.kubectl(third, *uid)
 
 
 async def test_a_claim_that_may_be_there_waits_for_its_provider(
@@ -110,13 +247,13 @@ async def test_a_claim_that_may_be_there_waits_for_its_provider(
     assert f"twin {driver.remote_namespace}/data in cluster milan may exist" in text
 
     await milan_proxy.go_down()
-    await reported_away(driver)
+    await conditions.reported_away(driver)
     code, text, _ = await caller.create(calls.wish(claim, "milan"))
     assert code is Code.UNAVAILABLE
     assert f"claim {driver.namespace}/data may exist there" in text
 
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.consume("data", "milan")
     await driver.bound("data")
     await driver.drop("data")
@@ -130,7 +267,7 @@ async def test_a_deletion_waits_for_its_provider_and_then_takes_place(
     await driver.claim_on("data", "milan")
     _, volume = await driver.bound("data")
     await milan_proxy.go_down()
-    await reported_away(driver)
+    await conditions.reported_away(driver)
 
     await driver.drop("data")
     code, text = await caller.delete(volume["spec"]["csi"]["volumeHandle"])
@@ -140,7 +277,7 @@ async def test_a_deletion_waits_for_its_provider_and_then_takes_place(
     assert "deletionTimestamp" not in twin["metadata"]
 
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.volume_gone(volume["metadata"]["name"], timeout_seconds=90)
     assert await driver.settled(before) == []
 
@@ -158,7 +295,7 @@ async def test_a_restart_finds_a_provider_away_and_serves_this_cluster(
     await driver.drop("data")
 
     await milan_proxy.come_up()
-    await reported_back(driver)
+    await conditions.reported_back(driver)
     await driver.claim_on("data", "milan")
     await driver.bound("data")
     await driver.drop("data")
@@ -185,63 +322,6 @@ async def test_the_own_api_server_may_be_away_for_a_while(
     await driver.bound("data", timeout_seconds=60)
     await driver.drop("data")
     assert await driver.settled(before) == []
-
-
-async def test_a_twin_nobody_was_told_of_is_collected_where_its_claim_did_not_go(
-    driver: fabric.Fabric, caller: calls.Caller, milan_proxy: proxy.FaultProxy
-) -> None:
-    before = await driver.snapshot()
-    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
-    rule = milan_proxy.fail(TWIN_MARKED, status=503, times=None)
-    code, _, _ = await caller.create(calls.wish(claim, "milan"))
-    assert code is Code.UNAVAILABLE
-    assert await driver.provider.find(f"{driver.remote_claims}/data") is not None
-    milan_proxy.remove(rule)
-
-    await driver.consume("data", "rome-1")
-    _, volume = await driver.bound("data")
-
-    await control_planes.wait_until_gone(driver.provider, driver.remote_claims, "data")
-    twin = volume["spec"]["csi"]["volumeAttributes"]["twin"].split("/")
-    assert await driver.consumer.find(f"{fabric.claims_in(twin[0])}/{twin[1]}") is not None
-    await driver.drop("data")
-    assert await driver.settled(before) == []
-
-
-async def test_a_twin_whose_claim_is_deleted_meanwhile_is_collected(
-    driver: fabric.Fabric, caller: calls.Caller
-) -> None:
-    before = await driver.snapshot()
-    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
-    request = calls.wish(claim, "milan", remoteClass="nobody")
-    code, text, _ = await caller.create(request, timeout_seconds=4)
-    assert code is Code.DEADLINE_EXCEEDED
-    assert "waiting for twin" in text
-
-    await driver.drop("data")
-
-    assert await driver.settled(before) == []
-
-
-async def test_a_handed_over_twin_is_never_collected(
-    driver: fabric.Fabric, caller: calls.Caller
-) -> None:
-    """It may hold data: only the deletion of its volume takes it away."""
-    claim = await driver.consumer.create(driver.claims, fabric.claim("data"))
-    code, _, volume = await caller.create(calls.wish(claim, "milan"))
-    assert code is Code.OK
-    await driver.drop("data")
-    later = await driver.consumer.create(driver.claims, fabric.claim("later"))
-    code, _, other = await caller.create(
-        calls.wish(later, "milan", remoteClass="nobody"), timeout_seconds=4
-    )
-    assert code is Code.DEADLINE_EXCEEDED
-    await driver.drop("later")
-    await control_planes.wait_until_gone(driver.provider, driver.remote_claims, "later")
-
-    assert await driver.provider.find(f"{driver.remote_claims}/data") is not None
-    assert await caller.delete(volume.volume_id) == (Code.OK, "")
-    assert not other.volume_id
 
 
 async def test_a_virtual_node_that_is_made_anew_is_entered_again(driver: fabric.Fabric) -> None:

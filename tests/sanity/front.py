@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import uuid
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -37,6 +38,26 @@ class Kubernetes:
         if volume.volume_id not in self._volumes:
             self._volumes[volume.volume_id] = volume
             await self._server.create(fabric.VOLUMES, forge_volume(volume, self._driver))
+
+    async def releasing(self, volume_id: str) -> None:
+        """Have the PersistentVolume Released, by which csi-provisioner would call.
+
+        Its claim is one that is gone; kube-controller-manager finds that out.
+        """
+        if volume_id not in self._volumes:
+            return
+        claim = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "namespace": "default",
+            "name": volume_id,
+            "uid": str(uuid.uuid5(uuid.NAMESPACE_OID, volume_id)),
+        }
+        await self._server.merge(f"{fabric.VOLUMES}/{volume_id}", {"spec": {"claimRef": claim}})
+        await control_planes.wait_until(
+            *(self._server, fabric.VOLUMES, volume_id),
+            lambda item: item is not None and item["status"].get("phase") == "Released",
+        )
 
     async def deleted(self, volume_id: str) -> None:
         """Have neither the PersistentVolume of a volume nor its attachments."""
@@ -94,11 +115,14 @@ def forge_volume(volume: csi_pb2.Volume, driver: str) -> api.Json:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": volume.volume_id},
+        "metadata": {
+            "name": volume.volume_id,
+            "annotations": {"pv.kubernetes.io/provisioned-by": driver},
+        },
         "spec": {
             "accessModes": ["ReadWriteOnce"],
             "capacity": {"storage": str(volume.capacity_bytes)},
-            "persistentVolumeReclaimPolicy": "Retain",
+            "persistentVolumeReclaimPolicy": "Delete",
             "csi": {
                 "driver": driver,
                 "volumeHandle": volume.volume_id,
@@ -142,9 +166,15 @@ class Front(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(forward)
 
     async def _before(self, path: str, request: bytes) -> None:
-        if self._kubernetes is not None and path.endswith("/ControllerPublishVolume"):
-            publish = csi_pb2.ControllerPublishVolumeRequest.FromString(request)
-            await self._kubernetes.attaching(publish.volume_id, publish.node_id)
+        if self._kubernetes is None:
+            return
+        match path.rpartition("/")[2]:
+            case "ControllerPublishVolume":
+                publish = csi_pb2.ControllerPublishVolumeRequest.FromString(request)
+                await self._kubernetes.attaching(publish.volume_id, publish.node_id)
+            case "DeleteVolume":
+                delete = csi_pb2.DeleteVolumeRequest.FromString(request)
+                await self._kubernetes.releasing(delete.volume_id)
 
     async def _after(self, path: str, request: bytes, answer: bytes) -> None:
         if self._kubernetes is None:

@@ -42,7 +42,7 @@ class Kind:
 
     @property
     def driver(self) -> str:
-        return "csi.liqo.io-attach" if self.attach else "csi.liqo.io"
+        return fabric.ATTACHING_DRIVER if self.attach else "csi.liqo.io"
 
 
 @pytest.fixture
@@ -120,8 +120,8 @@ async def whole_driver(
 ) -> AsyncIterator[pathlib.Path]:
     """Run both roles of the driver; yield the controller's socket and serve the node's."""
     socket = box.root / "controller.sock"
-    account = f"{fabric.CONTROLLER_USER}{'-attach' if kind.attach else ''}"
-    more = ["--attach", f"--driver-name={kind.driver}"] if kind.attach else []
+    account = fabric.ATTACHING_USER if kind.attach else fabric.CONTROLLER_USER
+    more = fabric.ATTACHING_ARGUMENTS if kind.attach else ()
     controller = fabric.Process(
         fabric.controller_command(socket, rome.kubeconfig_for(account), *more),
         box.root / "controller.log",

@@ -73,4 +73,40 @@ def test_the_commands_load_nothing_before_one_runs() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert not loaded & {"kubernetes", "grpc", "aiohttp", "rich"}
+    assert not loaded & {"kubernetes", "grpc", "aiohttp", "rich", "yaml"}
+    layers = {name.split(".")[1] for name in done.stdout.split() if name.startswith("csi_liqo.")}
+    assert layers == {"cli", "model"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("peer", "add"), ("peer", "remove"), ("where",), ("doctor",), ("adopt",)],
+    ids=" ".join,
+)
+def test_each_command_for_people_explains_itself(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, "--help")
+    assert done.returncode == 0
+    assert "--kubeconfig" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("adopt", "rome", "no-slash"), "'no-slash' is not of the form NAMESPACE/TWIN"),
+        (("adopt", "rome", "a/b", "--reclaim-policy=Burn"), "neither Delete nor Retain"),
+        (("where", "--orphans", "--watch"), "--orphans and --retained know neither -n nor -w"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_a_command_cannot_mean_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_cannot_be_found_is_one_line(tmp_path: pathlib.Path) -> None:
+    done = run("where", KUBECONFIG=str(tmp_path / "nothing"), HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"csi-liqo: no kubeconfig at {tmp_path / 'nothing'}")
+    assert done.stderr.count("\n") == 1

@@ -1,14 +1,19 @@
 """What documents and lock files say is still so.
 
 Covered: links between documents, the packages and targets that the README names,
-lock files that fit pyproject.toml and install from any mirror.
+lock files that fit pyproject.toml and install from any mirror; that pyproject.toml asks for
+what the driver imports.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import pathlib
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
 
 import pytest
 
@@ -77,3 +82,27 @@ def test_the_locks_have_what_pyproject_asks_for() -> None:
     assert [lock.name for lock in LOCKS] == ["dev.txt", "driver.txt"]
     assert names(wanted) <= driver <= everything
     assert names(grouped) <= everything
+
+
+def imported() -> Iterator[str]:
+    """Return the top-level modules that the driver imports, wherever in its functions."""
+    for path in (ROOT / "csi_liqo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def test_the_driver_asks_for_every_package_that_it_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {normalized(re.split(r"[^A-Za-z0-9._-]", item)[0]) for item in project["dependencies"]}
+    packages = importlib.metadata.packages_distributions()
+    foreign = set(imported()) - sys.stdlib_module_names - {"csi_liqo"}
+
+    missing = [
+        name
+        for name in foreign
+        if not wanted & {normalized(package) for package in packages.get(name, ())}
+    ]
+    assert missing == []

@@ -86,3 +86,16 @@ async def test_what_a_wait_raises_ends_it(claims: store.Store[objects.Claim]) ->
     claims.put(twin(1))
     with pytest.raises(LookupError):
         await asyncio.wait_for(waiting, timeout=5)
+
+
+async def test_who_waits_on_a_store_that_nobody_keeps_up_is_told(
+    claims: store.Store[objects.Claim],
+) -> None:
+    waiting = asyncio.create_task(claims.wait("ns", "data", lambda found: found))
+    await asyncio.sleep(0)
+    claims.end(LookupError("given up"))
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(waiting, timeout=5)
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(claims.wait("ns", "data", lambda found: found), timeout=5)
+    assert not claims.synced

@@ -97,3 +97,34 @@ async def test_a_key_is_looked_at_again_after_the_time_it_asks_for() -> None:
         made.add(KEY)
         await asyncio.wait_for(done.wait(), timeout=10)
     assert times[1] - times[0] >= 0.04
+
+
+async def test_a_runner_that_was_stopped_runs_again_and_took_nothing_in_meanwhile() -> None:
+    seen: list[runner.Key] = []
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def reconcile(key: runner.Key) -> float | None:
+        seen.append(key)
+        begun.set()
+        if key == ("", "last"):
+            done.set()
+        elif key == KEY:
+            await asyncio.Future()
+        return None
+
+    made = runner.Runner("test", reconcile)
+    made.add(("", "before"))
+    task = asyncio.create_task(made.run())
+    made.add(KEY)
+    await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    made.add(("", "between"))
+
+    task = asyncio.create_task(made.run())
+    made.add(("", "last"))
+    await asyncio.wait_for(done.wait(), timeout=10)
+
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == [KEY, ("", "last")]

@@ -16,7 +16,15 @@ BY_HANDLE = "handle"
 BY_CLAIM_UID = "claim-uid"
 """Index of volumes: by the uid of the claim they are bound to."""
 BY_CLASS = "class"
-"""Index of volumes: by the name of their class."""
+"""Index of volumes, and of capacities: by the name of their class."""
+BY_WISH = "wish"
+"""Index of claims that are not bound and name a provider's class: by the name of their own."""
+BY_HOME = "home"
+"""Index of volumes: virtual ones, of every installation here, by their home cluster's id."""
+BY_ATTEMPT = "attempt"
+"""Index of claims: by the provider where something of them may be."""
+BY_TRY = "try"
+"""Index of claims that are not bound: by that provider."""
 BY_NODE_KEY = "node-key"
 """Index of nodes: by the value of our topology key for nodes."""
 
@@ -25,8 +33,9 @@ BY_NODE_KEY = "node-key"
 class Cluster:
     """One cluster as a place for twins.
 
-    ``volumes`` and ``classes`` are None where this consumer may not read them:
-    in a provider both are optional grants. ``spec`` is None for this cluster.
+    ``volumes``, ``classes``, ``capacities`` and ``csi_drivers`` are None where this consumer
+    may not read them: in a provider these are optional grants. ``spec`` is None for this
+    cluster. One that is ``closing`` takes no new volumes: its description is being deleted.
     """
 
     id: str
@@ -34,7 +43,12 @@ class Cluster:
     volumes: ports.Objects[objects.PersistentVolume] | None
     classes: ports.Objects[objects.StorageClass] | None
     warnings: ports.Warnings
+    capacities: ports.Objects[objects.StorageCapacity] | None = None
+    csi_drivers: ports.Objects[objects.CsiDriver] | None = None
+    config_maps: ports.Objects[objects.ConfigMap] | None = None
+    """Only to be written, in a provider's namespaces; whether that is granted, trying tells."""
     spec: objects.RemoteClusterSpec | None = None
+    closing: bool = False
 
     @property
     def local(self) -> bool:
@@ -63,6 +77,12 @@ class Providers(Protocol):
 
     def complete(self) -> bool:
         """Tell whether every provider that is configured is connected."""
+
+    def described(self) -> frozenset[str] | None:
+        """Return the ids that exactly one description has, connected or not.
+
+        None as long as not all descriptions are known.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +125,10 @@ class Clusters:
         if cluster_id == self.local.id:
             return self.local
         return await self._providers.ready(cluster_id)
+
+    def described(self) -> frozenset[str] | None:
+        """Return the providers' ids that exactly one description has; None: not known yet."""
+        return self._providers.described()
 
     def trouble(self, cluster_id: str) -> str:
         """Say why a provider cannot be spoken to."""

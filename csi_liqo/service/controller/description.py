@@ -145,11 +145,31 @@ def _source_of(consumer: clusters.Consumer, volume: objects.PersistentVolume) ->
 def twin_of(volume: objects.PersistentVolume) -> twins.TwinRef:
     """Return the twin that a virtual volume names.
 
+    A twin that was made again has another uid, and volume_context is immutable: the new one
+    is then in an annotation, which only who may write volumes here can set.
+
     Raises:
         errors.InvalidRequestError: it names none, so this driver did not make it.
     """
     attributes = volume.spec.csi.volume_attributes if volume.spec.csi else {}
-    return twins.TwinRef.parse(attributes.get(twins.TWIN_KEY, ""))
+    named = volume.metadata.annotations.get(names.TWIN_ANNOTATION)
+    return twins.TwinRef.parse(named or attributes.get(twins.TWIN_KEY, ""))
+
+
+def names_twin(
+    volume: objects.PersistentVolume, cluster: clusters.Cluster, twin: objects.Claim
+) -> bool:
+    """Tell whether a twin is the one of a virtual volume, or has its place.
+
+    A claim that was sent elsewhere after all has its volume there, under the same id and
+    perhaps with a twin of the same name: the home tells them apart.
+    """
+    try:
+        reference = twin_of(volume)
+    except errors.InvalidRequestError:
+        return False
+    same_name = (reference.namespace, reference.name) == (twin.namespace, twin.name)
+    return same_name and home_of(volume) in ("", cluster.id)
 
 
 def home_of(volume: objects.PersistentVolume) -> str:

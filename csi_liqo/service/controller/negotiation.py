@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from csi_liqo.model import errors, names, objects
@@ -13,6 +14,9 @@ _ACCESS_MODES: Final = {
     "RWX": "ReadWriteMany",
     "RWOP": "ReadWriteOncePod",
 }
+
+_OF_KUBERNETES: Final = "kube-"
+"""Prefix of the namespaces that Kubernetes keeps for itself."""
 
 
 def map_namespace(spec: objects.RemoteClusterSpec, consumer_id: str, namespace: str) -> str:
@@ -27,25 +31,63 @@ def map_namespace(spec: objects.RemoteClusterSpec, consumer_id: str, namespace: 
     return namespace if mapping.default == "SameName" else ""
 
 
+def maps_unnamed(spec: objects.RemoteClusterSpec) -> bool:
+    """Tell whether namespaces of ours are mapped that the mapping does not name."""
+    return bool(spec.namespace_mapping.template) or spec.namespace_mapping.default == "SameName"
+
+
+def map_all(
+    spec: objects.RemoteClusterSpec, consumer_id: str, namespaces: Iterable[str]
+) -> set[str]:
+    """Return the provider's namespaces for ours, without those that never hold our twins."""
+    targets = {map_namespace(spec, consumer_id, namespace) for namespace in namespaces}
+    return {
+        target
+        for target in targets - {"", names.DEFAULT_TWINS_NAMESPACE}
+        if not target.startswith("kube-")
+    }
+
+
+def maps_any(spec: objects.RemoteClusterSpec) -> bool:
+    """Tell whether any namespace of ours can have a counterpart in a provider."""
+    mapping = spec.namespace_mapping
+    usable = any(target and not why_never(target) for target in mapping.explicit.values())
+    return usable or bool(mapping.template) or mapping.default == "SameName"
+
+
+def why_never(target: str) -> str:
+    """Say why a provider's namespace is never the target of a mapping; empty when it may be.
+
+    The schema of RemoteCluster refuses most of these. It cannot see what a template or the
+    same name leads to, and what Liqo maps it does not see at all.
+    """
+    if target == names.DEFAULT_TWINS_NAMESPACE:
+        return "is kept for that cluster's own twins"
+    if target.startswith(_OF_KUBERNETES):
+        return "belongs to that cluster's Kubernetes"
+    return ""
+
+
 def choose_namespace(
     cluster: clusters.Cluster, spec: objects.RemoteClusterSpec, consumer_id: str, namespace: str
 ) -> str:
     """Return the provider's namespace for one of ours.
 
     Raises:
-        errors.PlacementError: none is mapped to it, or one that holds others' twins.
+        errors.PlacementError: none is mapped to it, or one that is never a target.
     """
     target = map_namespace(spec, consumer_id, namespace)
     if not target:
         raise errors.PlacementError(
-            f"namespace {namespace} is not mapped to one of cluster {cluster.id}; add it to "
-            f"spec.namespaceMapping of RemoteCluster {cluster.id}, or keep its pods away from "
-            f"that cluster with a node selector on {names.CLUSTER_KEY}"
+            f"namespace {namespace} is not mapped to one of cluster {cluster.id}; "
+            f"{spec.how_to_map(namespace)}, or keep its pods away from that cluster with a node "
+            f"selector on {names.CLUSTER_KEY}"
         )
-    if target == names.DEFAULT_TWINS_NAMESPACE:
+    refused = why_never(target)
+    if refused:
         raise errors.PlacementError(
-            f"namespace {namespace} is mapped to {target} of cluster {cluster.id}, which is kept "
-            "for that cluster's own twins; map it to another one"
+            f"namespace {namespace} is mapped to {target} of cluster {cluster.id}, which "
+            f"{refused}; map it to another one"
         )
     return target
 
@@ -58,36 +100,73 @@ def choose_class(
     The first that is set decides: the claim's annotation, the provider's mapping of
     this virtual class, the class parameter, the provider's default. It must be
     offered. Where the provider's classes may not be read, a class that is named is
-    believed, and counts as one that waits.
+    believed unless there is a list of the offered ones, and counts as one that waits.
 
     Raises:
         errors.PlacementError: nothing is offered that fits.
     """
     assert cluster.spec is not None
+    attempt = claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION)
+    if cluster.closing and attempt != cluster.id:
+        raise errors.PlacementError(
+            f"{cluster.spec.described_by} is being deleted and takes no new volumes"
+        )
+    virtual_class = claim.spec.storage_class_name
     mapped = {entry.virtual: entry.offered for entry in cluster.spec.classes}
     wanted = (
         claim.metadata.annotations.get(names.REMOTE_CLASS_ANNOTATION, "")
-        or mapped.get(claim.spec.storage_class_name, "")
+        or mapped.get(virtual_class, "")
         or remote_class
     )
-    if cluster.classes is None:
+    offered = offered_classes(cluster, driver)
+    if offered is None:
         if wanted:
             return wanted, True
         raise errors.PlacementError(
-            f"cluster {cluster.id} does not let its classes be read, so one must be named: add "
-            f"{claim.spec.storage_class_name} to spec.classes of RemoteCluster {cluster.id}"
+            f"cluster {cluster.id} does not let its classes be read, so one must be named: "
+            f"{cluster.spec.how_to_offer(virtual_class)}"
         )
-    offered = {known.name: known for known in cluster.classes.all() if _offers(known, driver)}
     chosen = offered.get(wanted) if wanted else _default(offered)
     if chosen is None:
         what = f"class {wanted}" if wanted else "a default class"
         raise errors.PlacementError(
             f"cluster {cluster.id} does not offer {what} (offered: "
-            f"{', '.join(sorted(offered)) or 'none'}); label a StorageClass there "
-            f"{names.OFFERED_LABEL}=true, or name an offered one in spec.classes of "
-            f"RemoteCluster {cluster.id}"
+            f"{', '.join(sorted(offered)) or 'none'}); {cluster.spec.how_to_offer(virtual_class)}"
         )
     return chosen.name, chosen.waits
+
+
+def offered_classes(
+    cluster: clusters.Cluster, driver: str
+) -> dict[str, objects.StorageClass] | None:
+    """Return the real classes that a provider offers, by name; None when nothing says which.
+
+    Its description has a list, or its classes have labels. Of a class that is in the
+    list and may not be read only the name is known; it counts as one that waits.
+    """
+    assert cluster.spec is not None
+    known = None if cluster.classes is None else {c.name: c for c in cluster.classes.all()}
+    listed = cluster.spec.offers
+    if listed is None:
+        if known is None:
+            return None
+        return {name: c for name, c in known.items() if _offers(c, driver)}
+    if known is None:
+        return {offer.name: _as_listed(offer, "WaitForFirstConsumer") for offer in listed}
+    return {
+        offer.name: _as_listed(offer, known[offer.name].volume_binding_mode)
+        for offer in listed
+        if offer.name in known and not is_virtual(known[offer.name].provisioner, driver)
+    }
+
+
+def _as_listed(offer: objects.OfferedClass, binding_mode: str) -> objects.StorageClass:
+    """Return a class as a provider's list has it; the list alone says which is the default."""
+    default = {names.DEFAULT_CLASS_ANNOTATION: "true"} if offer.default else {}
+    return objects.StorageClass(
+        metadata=objects.Metadata(name=offer.name, annotations=default),
+        volume_binding_mode=binding_mode,
+    )
 
 
 def choose_access_modes(claim: objects.Claim) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ class Places:
         return await self._remote(wish, cluster_id)
 
     def _local(self, wish: Wish, node_value: str) -> Place:
-        real = self._real_class(wish.parameters.local_class)
+        real = self.real_class(wish.parameters.local_class)
         node = self._node(node_value) if node_value else None
         by_hand = real.provisioner == names.STATIC_PROVISIONER
         self._real_drivers.check(real, node, wish.claim)
@@ -141,7 +141,12 @@ class Places:
             )
         return choice
 
-    def _real_class(self, wanted: str) -> objects.StorageClass:
+    def real_class(self, wanted: str) -> objects.StorageClass:
+        """Return the class behind a virtual one in this cluster; empty means its default.
+
+        Raises:
+            errors.PreconditionError: there is none, or it is virtual itself.
+        """
         if wanted:
             real = self._consumer.classes.get("", wanted)
             if real is None:

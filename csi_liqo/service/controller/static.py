@@ -10,10 +10,14 @@ volume controller then takes any free volume of the class, wherever it is
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from csi_liqo.model import affinity, errors, objects, quantities, twins
 from csi_liqo.service import ports
 from csi_liqo.service.controller import clusters
+
+PROVISIONED_BY: Final = "pv.kubernetes.io/provisioned-by"
+"""On a volume that a provisioner made: which one."""
 
 
 def candidates(
@@ -54,7 +58,7 @@ async def prebind(
     for volume in choice:
         try:
             await volumes.patch("", volume.name, _forge_claim_ref(volume, twin))
-        except (errors.ApiInvalidError, errors.ApiConflictError, errors.ApiNotFoundError):
+        except (errors.ApiConflictError, errors.ApiNotFoundError):
             continue  # somebody was faster: it is another version now
         except errors.ApiError as error:
             raise errors.OutcomeUnknownError(
@@ -68,19 +72,23 @@ async def prebind(
 
 
 async def unbind(volumes: ports.Objects[objects.PersistentVolume], twin_uid: str) -> None:
-    """Free the volumes of a twin that is gone and never held data.
+    """Free the volumes made by hand of a twin that is gone and never held data.
+
+    One that a provisioner made goes by its own reclaim policy: freed, it would be left over.
 
     Raises:
         errors.OutcomeUnknownError: the API server did not say what it did.
     """
     for volume in volumes.select(clusters.BY_CLAIM_UID, twin_uid):
+        if PROVISIONED_BY in volume.metadata.annotations:
+            continue
         patch = [
             {"op": "test", "path": "/spec/claimRef/uid", "value": twin_uid},
             {"op": "remove", "path": "/spec/claimRef"},
         ]
         try:
             await volumes.patch("", volume.name, patch)
-        except (errors.ApiNotFoundError, errors.ApiInvalidError):
+        except (errors.ApiNotFoundError, errors.ApiConflictError):
             continue  # it is gone, or free already
         except errors.ApiError as error:
             raise errors.OutcomeUnknownError(

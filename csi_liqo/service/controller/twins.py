@@ -11,8 +11,8 @@ from __future__ import annotations
 import enum
 import logging
 
-from csi_liqo.model import errors, names, objects, quantities, twins
-from csi_liqo.service.controller import clusters, static
+from csi_liqo.model import errors, labelling, names, objects, quantities, twins
+from csi_liqo.service.controller import clusters, description, ending, static
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,10 @@ class _Verdict(enum.Enum):
 class Twins:
     """The twins of one consumer."""
 
-    def __init__(self, consumer: clusters.Consumer) -> None:
+    def __init__(self, consumer: clusters.Consumer, rules: labelling.Rules | None = None) -> None:
+        """``rules`` say which labels and annotations a twin gets from its claim."""
         self._consumer = consumer
+        self._rules = rules or labelling.Rules()
 
     async def ensure(self, cluster: clusters.Cluster, spec: twins.TwinSpec) -> objects.Claim:
         """Return the volume's twin, created if need be.
@@ -55,13 +57,15 @@ class Twins:
                 case _Verdict.LEAVING:
                     await self._let_go(cluster, twin)
                 case _Verdict.OUTDATED | _Verdict.LEFTOVER:
+                    if await self.serves(cluster, twin):
+                        raise self._taken(cluster, twin)
                     await self.discard(cluster, twin)
 
     async def _create(
         self, cluster: clusters.Cluster, spec: twins.TwinSpec
     ) -> objects.Claim | None:
         try:
-            twin = await cluster.claims.create(spec.namespace, twins.forge_twin(spec))
+            twin = await cluster.claims.create(spec.namespace, twins.forge_twin(spec, self._rules))
         except errors.ApiAlreadyExistsError:
             return await cluster.claims.read(spec.namespace, spec.name)
         except errors.ApiUnavailableError as error:
@@ -140,8 +144,9 @@ class Twins:
             )
         return errors.PlacementError(
             f"the name {twin.reference} in cluster {cluster.id} is kept by the retained data of "
-            f"volume {twin.volume_id}; use another claim name, or delete that twin after taking "
-            f"off its finalizer {names.TWIN_FINALIZER} if its data is not wanted"
+            f"volume {twin.volume_id}; give a claim that data with csi-liqo adopt, use another "
+            "claim name, or delete that twin after taking off its finalizer "
+            f"{names.TWIN_FINALIZER} if its data is not wanted"
         )
 
     async def hand_over(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
@@ -159,20 +164,46 @@ class Twins:
                 f"twin {twin.reference} in cluster {cluster.id} could not be marked: {error}"
             ) from error
 
+    async def serves(self, cluster: clusters.Cluster, twin: objects.Claim) -> bool:
+        """Tell whether a virtual volume names a twin, which then holds data whatever its marks.
+
+        Who may write claims in a provider can take marks off; nobody there can write volumes
+        here. The API server is asked, as the cache may be behind.
+
+        Raises:
+            errors.OutcomeUnknownError: the API server did not say.
+        """
+        known = self._consumer.volumes.select(clusters.BY_HANDLE, twin.volume_id)
+        try:
+            # A volume of another installation here is in no index, and has the id as its name.
+            read = await self._consumer.volumes.read("", twin.volume_id)
+        except errors.ApiError as error:
+            raise errors.OutcomeUnknownError(
+                f"whether twin {twin.reference} is in use is not known: {error}"
+            ) from error
+        found = known if read is None else (*known, read)
+        return any(description.names_twin(volume, cluster, twin) for volume in found)
+
     async def discard(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
         """Remove a twin that was never handed over, and wait until it is gone.
 
-        Its version is a precondition, so one that is handed over meanwhile stays.
+        Its version is a precondition, so one that is handed over meanwhile stays; and so does
+        one that a virtual volume names.
 
         Raises:
             errors.ComeBackError: it is not gone yet.
         """
+        if await self.serves(cluster, twin):
+            raise errors.OperationPendingError(
+                f"twin {twin.reference} in cluster {cluster.id} has lost annotation "
+                f"{names.HANDED_OVER_ANNOTATION}, but is that of volume {twin.volume_id}; it stays"
+            )
         logger.info("discarding twin %s in cluster %s", twin.reference, cluster.id)
         await self._remove(cluster, twin, holds_data=False)
-        await wait_until_gone(cluster, twin)
+        await ending.wait_until_gone(cluster, twin)
         if cluster.local and cluster.volumes is not None:
             await static.unbind(cluster.volumes, twin.uid)
-            await wait_until_unbound(cluster, twin.uid)
+            await ending.wait_until_unbound(cluster, twin.uid)
 
     async def release(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
         """Remove a twin with its data, and wait until it is gone.
@@ -185,14 +216,14 @@ class Twins:
         """
         logger.info("deleting twin %s in cluster %s", twin.reference, cluster.id)
         await self._remove(cluster, twin, holds_data=True)
-        await wait_until_gone(cluster, twin)
-        await wait_until_unbound(cluster, twin.uid)
+        await ending.wait_until_gone(cluster, twin)
+        await ending.wait_until_unbound(cluster, twin.uid)
 
     async def _let_go(self, cluster: clusters.Cluster, twin: objects.Claim) -> None:
         """Let a twin that is being deleted go, unless only DeleteVolume may, and wait."""
-        if not twin.handed_over:
+        if not twin.handed_over and not await self.serves(cluster, twin):
             await self._remove(cluster, twin, holds_data=False)
-        await wait_until_gone(cluster, twin)
+        await ending.wait_until_gone(cluster, twin)
 
     async def _remove(
         self, cluster: clusters.Cluster, twin: objects.Claim, *, holds_data: bool
@@ -200,17 +231,17 @@ class Twins:
         """Unprotect and delete; what is in the cache may be old, so look again once."""
         try:
             try:
-                await _unprotect_and_delete(cluster, twin, holds_data=holds_data)
-            except (errors.ApiConflictError, errors.ApiInvalidError):
+                await ending.unprotect_and_delete(cluster, twin, holds_data=holds_data)
+            except errors.ApiConflictError:
                 fresh = await cluster.claims.read(twin.namespace, twin.name)
                 if fresh is None or fresh.uid != twin.uid:
                     return
                 if fresh.handed_over and not holds_data:
                     raise
-                await _unprotect_and_delete(cluster, fresh, holds_data=holds_data)
+                await ending.unprotect_and_delete(cluster, fresh, holds_data=holds_data)
         except errors.ApiNotFoundError:
             return
-        except (errors.ApiConflictError, errors.ApiInvalidError) as error:
+        except errors.ApiConflictError as error:
             raise errors.OperationPendingError(
                 f"twin {twin.reference} in cluster {cluster.id} changed meanwhile: {error}"
             ) from error
@@ -218,54 +249,6 @@ class Twins:
             raise errors.OutcomeUnknownError(
                 f"twin {twin.reference} in cluster {cluster.id} may still exist: {error}"
             ) from error
-
-
-async def _unprotect_and_delete(
-    cluster: clusters.Cluster, twin: objects.Claim, *, holds_data: bool
-) -> None:
-    """Take our finalizer off, then delete.
-
-    A twin that must not hold data goes only in the very version that was looked at,
-    because handing it over would be another version.
-    """
-    if names.TWIN_FINALIZER in twin.metadata.finalizers:
-        patch = twins.forge_release(twin, names.TWIN_FINALIZER)
-        if not holds_data:
-            version = twin.metadata.resource_version
-            patch.insert(0, {"op": "test", "path": "/metadata/resourceVersion", "value": version})
-        twin = await cluster.claims.patch(twin.namespace, twin.name, patch)
-    if not twin.deleting:
-        version = "" if holds_data else twin.metadata.resource_version
-        await cluster.claims.delete(
-            twin.namespace, twin.name, uid=twin.uid, resource_version=version
-        )
-
-
-async def wait_until_gone(cluster: clusters.Cluster, twin: objects.Claim) -> None:
-    """Wait until exactly this twin is gone."""
-
-    def gone(found: objects.Claim | None) -> bool | None:
-        return found is None or found.uid != twin.uid or None
-
-    await cluster.claims.wait(twin.namespace, twin.name, gone)
-
-
-async def wait_until_unbound(cluster: clusters.Cluster, twin_uid: str) -> None:
-    """Wait until no real volume that is to be deleted is left of a twin.
-
-    One whose own policy is Retain stays by its administrator's choice. Where volumes
-    may not be read, the twin's end has to do.
-    """
-    if cluster.volumes is None:
-        return
-
-    for volume in cluster.volumes.select(clusters.BY_CLAIM_UID, twin_uid):
-
-        def gone(found: objects.PersistentVolume | None, uid: str = volume.uid) -> bool | None:
-            kept = found is not None and found.spec.persistent_volume_reclaim_policy != "Delete"
-            return found is None or found.uid != uid or kept or None
-
-        await cluster.volumes.wait("", volume.name, gone)
 
 
 def _judge_own(cluster: clusters.Cluster, spec: twins.TwinSpec, twin: objects.Claim) -> _Verdict:

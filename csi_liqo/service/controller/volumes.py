@@ -20,6 +20,7 @@ from csi_liqo.service.controller import (
     clusters,
     deadline,
     description,
+    ending,
     in_flight,
     parameters,
     places,
@@ -183,7 +184,7 @@ class Volumes:
         ):
             async with end.limit(watch.explain):
                 for cluster, reference in self._homes(volume_id):
-                    await self._delete_at(cluster, reference, watch)
+                    await self._delete_at(volume_id, cluster, reference, watch)
 
     def _homes(self, volume_id: str) -> list[tuple[clusters.Cluster, twins.TwinRef]]:
         """Return where a volume's twins are: as its PersistentVolume says, else by label.
@@ -200,23 +201,38 @@ class Volumes:
         for volume in virtual:
             home_id = description.home_of(volume)
             cluster = self._clusters.get(home_id)
-            if cluster is None or not cluster.claims.synced:
+            twin = description.twin_of(volume)
+            if cluster is None or not cluster.claims.covers(twin.namespace):
                 raise errors.OutcomeUnknownError(
                     f"home cluster {home_id} of volume {volume_id} cannot be reached "
                     f"({self._clusters.trouble(home_id) or 'no RemoteCluster names it'}); its data "
                     "is deleted once it is back"
                 )
-            homes.append((cluster, description.twin_of(volume)))
+            if names.FORGOTTEN_ANNOTATION in volume.metadata.annotations:
+                # It may be in sight again by another description; its data is kept all the same.
+                raise errors.OutcomeUnknownError(
+                    f"volume {volume_id} was forgotten, and its data is kept in cluster {home_id}; "
+                    f"csi-liqo peer add brings it back, or take {names.FORGOTTEN_ANNOTATION} off "
+                    f"PersistentVolume {volume.name} to have it deleted"
+                )
+            if names.RESTORE_ANNOTATION in volume.metadata.annotations:
+                raise _under_repair(volume_id)
+            homes.append((cluster, twin))
         return homes
 
     async def _delete_at(
-        self, cluster: clusters.Cluster, reference: twins.TwinRef, watch: binding.Progress
+        self,
+        volume_id: str,
+        cluster: clusters.Cluster,
+        reference: twins.TwinRef,
+        watch: binding.Progress,
     ) -> None:
         twin = cluster.claims.get(reference.namespace, reference.name)
         if twin is None or twin.uid != reference.uid:
             twin = await cluster.claims.read(reference.namespace, reference.name)
         if twin is None or twin.uid != reference.uid:
-            await twin_service.wait_until_unbound(cluster, reference.uid)
+            await self._refuse_repaired(volume_id, reference)
+            await ending.wait_until_unbound(cluster, reference.uid)
             return
         if twin.consumer != self._consumer.cluster_id:
             raise errors.PreconditionError(
@@ -226,6 +242,16 @@ class Volumes:
             )
         watch.follow(cluster, twin)
         await self._twins.release(cluster, twin)
+
+    async def _refuse_repaired(self, volume_id: str, reference: twins.TwinRef) -> None:
+        """A twin that is gone may have a successor which the cached volume does not name yet."""
+        for cached in self._consumer.volumes.select(clusters.BY_HANDLE, volume_id):
+            volume = await self._consumer.volumes.read("", cached.name)
+            if volume is not None and (
+                names.RESTORE_ANNOTATION in volume.metadata.annotations
+                or description.twin_of(volume) != reference
+            ):
+                raise _under_repair(volume_id)
 
     async def validate(
         self,
@@ -252,6 +278,13 @@ class Volumes:
                 modes = ", ".join(twin.spec.access_modes)
                 return f"volume {volume_id} has access modes {modes}"
         return ""
+
+
+def _under_repair(volume_id: str) -> errors.Error:
+    return errors.OperationPendingError(
+        f"the twin of volume {volume_id} is being made again, and its data must not be left "
+        "behind; finish the repair first: csi-liqo doctor --repair"
+    )
 
 
 def _refuse_unsupported(request: volumes.CreateRequest) -> None:

@@ -22,13 +22,13 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[instance.Instanc
     try:
         asyncio.run(lifecycle.up(made, print))
         asyncio.run(lifecycle.add_storage(made, print))
-        asyncio.run(_install_attaching(made))
+        asyncio.run(install_attaching(made))
         yield made
     finally:
         asyncio.run(lifecycle.down(made, print))
 
 
-async def _install_attaching(owner: instance.Instance) -> None:
+async def install_attaching(owner: instance.Instance) -> None:
     """Have the driver's other mode too, and let the provider offer the loop driver's classes."""
     fabric = _fabric(owner)
     await fabric.consumer.kubectl("apply", "-k", ROOT / "deploy/attach")

@@ -11,11 +11,14 @@ from typing import Any, Final
 import pytest
 
 from lab import instance, lifecycle, storage
+from tests import control_planes
 from tests.e2e.real_drivers import storage_lab
 from tests.e2e.real_drivers.storage_lab import DRIVERS, Lab
 
 pytestmark = pytest.mark.timeout(600)
 
+CSI_NODES: Final = "/apis/storage.k8s.io/v1/csinodes"
+OURS: Final = DRIVERS[0]
 SECRETS: Final = f"{storage_lab.DEFAULT}/secrets"
 SECRET: Final = "loop-shared"
 PASSWORD: Final = "open-sesame"  # in the driver's manifests
@@ -201,3 +204,36 @@ async def everything_kept(lab: Lab) -> str:
     assert logs
     assert journal
     return "\n".join([objects, logs, *(file.read_text() for file in journal)])
+
+
+@pytest.mark.usefixtures("shared_storage")
+async def test_a_node_takes_as_many_volumes_as_the_real_driver_under_a_virtual_class(
+    lab: Lab,
+) -> None:
+    """kubelet asks again each nodeAllocatableUpdatePeriodSeconds, without a restart of anything."""
+    limit = storage.state_directory(lab.fabric.consumer, storage.SHARED) / "max-volumes"
+    limited = virtual_class("limited", "loop-shared")
+    assert await allocatable(lab, None)
+    limit.write_text("7")
+    await lab.apply(limited)
+    try:
+        assert await allocatable(lab, 7)
+    finally:
+        limit.unlink()
+        await lab.delete(limited)
+    assert await allocatable(lab, None)
+
+
+async def allocatable(lab: Lab, limit: int | None) -> bool:
+    """Wait until a node's limit of this driver's volumes is so; None stands for no limit."""
+
+    def is_so(found: Json | None) -> bool:
+        drivers = ((found or {}).get("spec") or {}).get("drivers") or []
+        counts = [one.get("allocatable", {}).get("count") for one in drivers if one["name"] == OURS]
+        return counts == [limit]
+
+    # What is read once a minute shows after at most two, when two readers stand in a row.
+    found = await control_planes.wait_until(
+        lab.consumer, CSI_NODES, NODE, is_so, timeout_seconds=180
+    )
+    return found is not None

@@ -1,0 +1,124 @@
+"""What the controller does for its providers' sake, put together: status, finalizer, marks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from csi_liqo.kube import collection, sources
+from csi_liqo.model import labelling, names, objects
+from csi_liqo.reconcilers import labelling as labelling_reconciler
+from csi_liqo.reconcilers import remote_clusters, runner
+from csi_liqo.service.controller import clusters, description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """The caches of this cluster whose changes matter here."""
+
+    claims: collection.Collection[objects.Claim]
+    volumes: collection.Collection[objects.PersistentVolume]
+    nodes: collection.Collection[objects.Node]
+    remote_clusters: collection.Collection[objects.RemoteCluster]
+    described: sources.Sources
+
+
+class Remotes:
+    """The reconcilers of RemoteClusters, and of what a claim and its remote twin share."""
+
+    def __init__(
+        self,
+        watched: Watched,
+        consumer: clusters.Consumer,
+        providers: clusters.Providers,
+        everywhere: clusters.Clusters,
+        report_of: Callable[[str], remote_clusters.Report | None],
+        *,
+        driver: str,
+        rules: labelling.Rules,
+    ) -> None:
+        self._watched = watched
+        self._status = runner.Runner(
+            "remote-clusters",
+            remote_clusters.RemoteClusters(
+                *(watched.remote_clusters, watched.described, consumer, providers, report_of),
+                driver,
+            ).reconcile,
+        )
+        self._marks = runner.Runner(
+            "labelling",
+            labelling_reconciler.Labelling(consumer, everywhere, rules).reconcile,
+        )
+        self.runners = (self._status, self._marks)
+
+    def listen(self, until_the_end: contextlib.ExitStack) -> None:
+        """Have what changes looked at from now on, and now all there is."""
+        for ended in (
+            self._watched.remote_clusters.store.listen(self._remote_changed),
+            self._watched.described.store.listen(self._description_changed),
+            self._watched.nodes.store.listen(self._node_changed),
+            self._watched.volumes.store.listen(self._volume_changed),
+            self._watched.claims.store.listen(self._claim_changed),
+        ):
+            until_the_end.callback(ended)
+
+    def reported(self, name: str) -> None:
+        """How a connection is has changed."""
+        self._status.add(("", name))
+
+    def twin_changed(self, twin: objects.Claim) -> None:
+        """A twin is another one than it was."""
+        if twin.handed_over and twin.volume_id:
+            self._marks.add(("", twin.volume_id))
+
+    def _remote_changed(
+        self, _: objects.RemoteCluster | None, remote: objects.RemoteCluster | None
+    ) -> None:
+        if remote is not None:
+            self._status.add(("", remote.name))
+
+    def _description_changed(
+        self, before: objects.RemoteCluster | None, after: objects.RemoteCluster | None
+    ) -> None:
+        """What Liqo describes may be in the way of any RemoteCluster, and no longer be."""
+        known = after or before
+        assert known is not None
+        if known.spec.offers is not None and (before is None or after is None):
+            for remote in self._watched.remote_clusters.all():
+                self._status.add(("", remote.name))
+
+    def _node_changed(self, before: objects.Node | None, after: objects.Node | None) -> None:
+        """Two RemoteClusters may claim one virtual node by its labels."""
+        known = after or before
+        assert known is not None
+        if before is None or after is None or before.metadata.labels != after.metadata.labels:
+            for remote in self._watched.remote_clusters.all() if known.virtual else ():
+                self._status.add(("", remote.name))
+
+    def _volume_changed(
+        self,
+        before: objects.PersistentVolume | None,
+        after: objects.PersistentVolume | None,
+    ) -> None:
+        """The volumes that have their home in a provider are counted."""
+        homes = {description.home_of(known) for known in (before, after) if known is not None}
+        if before is None or after is None or len(homes) > 1:
+            for home in homes:
+                self._count(home)
+
+    def _claim_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
+        """A claim that may have a twin in a provider needs it; a bound one shares its marks."""
+        for known in (before, after):
+            if known is not None:
+                self._count(known.metadata.annotations.get(names.ATTEMPT_ANNOTATION, ""))
+        if after is not None and after.spec.volume_name:
+            bound = self._watched.volumes.get("", after.spec.volume_name)
+            if bound is not None and bound.spec.csi is not None:
+                self._marks.add(("", bound.spec.csi.volume_handle))
+
+    def _count(self, cluster_id: str) -> None:
+        if cluster_id:
+            for remote in self._watched.remote_clusters.all():
+                if remote.spec.cluster_id == cluster_id:
+                    self._status.add(("", remote.name))
