@@ -10,6 +10,7 @@ import asyncio
 import collections
 import contextlib
 import pathlib
+from asyncio import sslproto
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -23,6 +24,8 @@ from csi_liqo.model import errors
 
 REQUEST_TIMEOUT_SECONDS: Final = 20.0
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
+READ_BUFFER_BYTES: Final = 16 * 1024
+"""Of each TLS connection: what one record holds at most (RFC 8446, 5.1)."""
 
 Json = Any
 """A manifest or patch, as plain Python values."""
@@ -41,6 +44,7 @@ class Api:
 
     def __init__(self, configuration: aio_client.Configuration) -> None:
         kubeconfigs.refuse_unusable(configuration)
+        _bound_read_buffers()
         # A retry hides whether a write happened; callers decide. NB: 0 would mean for ever,
         # as aiohttp-retry counts attempts from one (2.9.1, client.py:86-88).
         configuration.retries = None
@@ -239,3 +243,16 @@ class Api:
             yield response
         finally:
             response.release()
+
+
+def _bound_read_buffers() -> None:
+    """Have each TLS connection of this process read through a buffer that fits a watch.
+
+    asyncio gives each one 256 KiB for as long as it lives, written with zeros and thus
+    resident (CPython 3.11.7, asyncio/sslproto.py:261 and 275; 3.12 and 3.13 alike), and a
+    provider that grants its namespaces one by one is watched by a connection a namespace. A
+    long list takes a millisecond of processor time a MB more. It is no setting but a public
+    attribute of the class: a Python without it keeps its own way.
+    """
+    if getattr(sslproto.SSLProtocol, "max_size", 0) > READ_BUFFER_BYTES:
+        sslproto.SSLProtocol.max_size = READ_BUFFER_BYTES
