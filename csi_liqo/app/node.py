@@ -40,6 +40,13 @@ async def run(wanted: settings.NodeSettings) -> None:
             kubelet_dir=str(wanted.kubelet_dir),
         )
         stack.callback(use_cases.close)
+        drivers = await stack.enter_async_context(
+            contextlib.aclosing(
+                real_drivers.RealDrivers(
+                    plugin_sockets.PluginSockets(wanted.kubelet_dir), node_name=wanted.node_name
+                )
+            )
+        )
         counted = metrics.Metrics()
         around = [interceptors.ErrorsToStatus(counted.observe)]
         registered = registration.RegistrationServicer(
@@ -55,7 +62,7 @@ async def run(wanted: settings.NodeSettings) -> None:
         await stack.enter_async_context(
             server.serving(
                 wanted.socket,
-                _services(wanted, use_cases),
+                _services(wanted, use_cases, drivers),
                 interceptors=around,
                 grace_seconds=wanted.drain_seconds,
             )
@@ -77,16 +84,13 @@ async def _wait(stop: asyncio.Event) -> None:
 
 
 def _services(
-    wanted: settings.NodeSettings, use_cases: volumes.Volumes
+    wanted: settings.NodeSettings, use_cases: volumes.Volumes, drivers: real_drivers.RealDrivers
 ) -> list[server.Registration]:
     who = identity.IdentityServicer(
         name=wanted.driver_name,
         version=csi_liqo.__version__,
         is_ready=lambda: True,
         capabilities=PLUGIN_CAPABILITIES,
-    )
-    drivers = real_drivers.RealDrivers(
-        plugin_sockets.PluginSockets(wanted.kubelet_dir), node_name=wanted.node_name
     )
     limit = limits.Limits(
         real_drivers_file.RealDriversFile(wanted.real_drivers_file),

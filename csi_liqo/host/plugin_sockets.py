@@ -9,6 +9,7 @@ import stat
 
 from csi_liqo.host import syscalls
 from csi_liqo.model import errors
+from csi_liqo.service.node import ports
 
 
 class PluginSockets:
@@ -34,8 +35,8 @@ class PluginSockets:
                         found.append((facts.st_mtime_ns, path))
         return tuple(path for _, path in sorted(found))
 
-    def resolve(self, endpoint: str) -> str:
-        """Return the path of a driver's own socket, links below kubelet's folder followed."""
+    def resolve(self, endpoint: str) -> ports.PluginSocket:
+        """Return a driver's own socket, links below kubelet's folder followed."""
         folder = os.fspath(self._kubelet_dir)
         relative = endpoint.removeprefix(f"{folder}/")
         if not endpoint.startswith("/") or relative == endpoint:
@@ -49,8 +50,12 @@ class PluginSockets:
         finally:
             os.close(start)
         try:
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            facts = os.fstat(descriptor)
+            if not stat.S_ISSOCK(facts.st_mode):
                 raise errors.OutcomeUnknownError(f"its socket {endpoint} is no socket")
-            return os.readlink(f"/proc/self/fd/{descriptor}")
+            return ports.PluginSocket(
+                path=os.readlink(f"/proc/self/fd/{descriptor}"),
+                identity=ports.Identity(device=facts.st_dev, inode=facts.st_ino),
+            )
         finally:
             os.close(descriptor)

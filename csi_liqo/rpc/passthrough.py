@@ -6,20 +6,21 @@ and whatever a later CSI adds, is the real driver's business.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
 from csi_liqo.model import errors
-from csi_liqo.rpc import real_drivers
+from csi_liqo.rpc import connections, real_drivers
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 from csi_liqo.service.node import forwarding, passthrough
 
-_RPC = csi_pb2.NodeServiceCapability.RPC
+UNANSWERED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""After these nobody knows whether the driver is still there."""
 
 Forwarded = (
     csi_pb2.NodeStageVolumeRequest
@@ -32,6 +33,7 @@ Forwarded = (
 
 Request = TypeVar("Request", bound=Forwarded)
 Response = TypeVar("Response")
+T = TypeVar("T")
 
 if TYPE_CHECKING:  # generic in the stubs alone
     Method = Callable[[csi_pb2_grpc.NodeStub], grpc.aio.UnaryUnaryMultiCallable[Request, Response]]
@@ -60,39 +62,41 @@ class Call(Generic[Request, Response]):
 
     @contextlib.asynccontextmanager
     async def to(self, driver: str) -> AsyncIterator[passthrough.RealNode[Response]]:
-        async with self._drivers.connected(driver) as channel:
-            stub = csi_pb2_grpc.NodeStub(channel)
-            # Asked each time, as kubelet does: an upgraded driver can do more or less.
-            async with self._meaning(driver, channel):
-                answer = await stub.NodeGetCapabilities(
-                    csi_pb2.NodeGetCapabilitiesRequest(), timeout=self._deadline.time_remaining()
-                )
+        async with self._drivers.connected(driver) as connection:
+            time_left = self._deadline.time_remaining
+            asked = connection.abilities(time_left())
+            abilities = await self._answered(driver, connection, asked)
 
             async def send(plan: forwarding.Plan) -> Response:
                 message = planned(self._request, plan)
-                async with self._meaning(driver, channel):
-                    timeout = self._deadline.time_remaining()
-                    return await self._method(stub)(message, timeout=timeout)
+                sent = self._method(connection.node)(message, timeout=time_left())
+                return await self._answered(driver, connection, sent)
 
-            yield passthrough.RealNode(_abilities(answer), send)
+            yield passthrough.RealNode(abilities, send)
 
-    @contextlib.asynccontextmanager
-    async def _meaning(self, driver: str, channel: grpc.aio.Channel) -> AsyncIterator[None]:
+    async def _answered(
+        self, driver: str, connection: connections.Connection, answer: Awaitable[T]
+    ) -> T:
+        """Return an answer; give a failure its meaning."""
         try:
-            yield
+            return await answer
+        except asyncio.CancelledError:  # the caller knows before us that its time is over
+            await self._drivers.forget(driver)
+            raise
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._drivers.forget(driver)
-                if await real_drivers.is_lost(channel):
-                    raise self._drivers.absent(driver, f"it went away ({details})") from error
+            if error.code() in UNANSWERED:
+                await self._drivers.forget(driver)
+            if error.code() is grpc.StatusCode.UNAVAILABLE and await connection.is_lost():
+                raise self._drivers.absent(driver, f"it went away ({details})") from error
             code: int = error.code().value[0]
             raise errors.RealDriverError(code, details) from error
 
 
 def planned(request: Request, plan: forwarding.Plan) -> Request:
     """Return a copy of a message, changed as planned."""
-    message = copy.deepcopy(request)
+    message = type(request)()
+    message.CopyFrom(request)
     message.volume_id = plan.handle
     if not isinstance(message, csi_pb2.NodeUnpublishVolumeRequest) and message.staging_target_path:
         message.staging_target_path = plan.staging_path
@@ -120,13 +124,3 @@ def _use(capability: csi_pb2.VolumeCapability, use: forwarding.Use) -> None:
         capability.mount.fs_type = use.fs_type
         capability.mount.mount_flags[:] = use.mount_flags
         capability.mount.volume_mount_group = use.mount_group
-
-
-def _abilities(answer: csi_pb2.NodeGetCapabilitiesResponse) -> forwarding.Abilities:
-    kinds = {item.rpc.type for item in answer.capabilities}
-    return forwarding.Abilities(
-        stages=_RPC.STAGE_UNSTAGE_VOLUME in kinds,
-        expands=_RPC.EXPAND_VOLUME in kinds,
-        single_node_multi_writer=_RPC.SINGLE_NODE_MULTI_WRITER in kinds,
-        mount_group=_RPC.VOLUME_MOUNT_GROUP in kinds,
-    )

@@ -3,6 +3,7 @@
 Every socket in kubelet's plugins_registry is asked who it is; the answer names
 the driver's own socket. What was found is kept until that socket vanishes or
 nobody answers on it, so a driver that comes back is found without a restart here.
+The connection is kept as well, by the rules of ``rpc.connections``.
 """
 
 from __future__ import annotations
@@ -10,19 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Final
 
-import grpc
 import grpc.aio
 
 from csi_liqo.model import errors
-from csi_liqo.rpc.pb import (
-    csi_pb2,
-    csi_pb2_grpc,
-    pluginregistration_pb2,
-    pluginregistration_pb2_grpc,
-)
+from csi_liqo.rpc import connections
+from csi_liqo.rpc.pb import csi_pb2, pluginregistration_pb2, pluginregistration_pb2_grpc
 from csi_liqo.service.node import ports
 
 logger = logging.getLogger(__name__)
@@ -30,17 +26,8 @@ logger = logging.getLogger(__name__)
 PLUGIN_TYPE: Final = "CSIPlugin"
 ASK_SECONDS: Final = 1.0
 """For GetInfo, as kubelet allows (kubernetes v1.37.2, operation_generator.go:41-101)."""
-CONNECT_SECONDS: Final = 5.0
-NOTICE_SECONDS: Final = 0.2
 INFO_SECONDS: Final = 5.0
 """For NodeGetInfo, which a driver may have to ask a cloud about."""
-
-_OPTIONS: Final[Sequence[tuple[str, int | str]]] = (
-    # A new channel must not wait out the delay that an earlier one earned by failing.
-    ("grpc.use_local_subchannel_pool", 1),
-    # As Go's clients; the default is the path, which some servers refuse.
-    ("grpc.default_authority", "localhost"),
-)
 
 
 class RealDrivers:
@@ -50,20 +37,18 @@ class RealDrivers:
         self._sockets = sockets
         self._node_name = node_name
         self._endpoints: dict[str, str] = {}
+        self._kept: dict[str, connections.Connection] = {}
         self._asking = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def connected(self, driver: str) -> AsyncIterator[grpc.aio.Channel]:
-        """Hold a connection to a driver's own socket for one call, as kubelet does.
+    async def connected(self, driver: str) -> AsyncIterator[connections.Connection]:
+        """Hold a connection to a driver's own socket for one call.
 
         Raises:
             errors.OutcomeUnknownError: no such driver is here, or it does not answer.
         """
-        channel = await self._connect(driver)
-        try:
-            yield channel
-        finally:
-            await channel.close()
+        async with await self._connect(driver) as connection:
+            yield connection
 
     async def most_volumes(self, driver: str) -> int:
         """Return how many volumes a driver takes on this node, 0 when it knows no limit.
@@ -72,19 +57,29 @@ class RealDrivers:
             errors.OutcomeUnknownError: no such driver is here, or it does not answer.
             errors.RealDriverError: it refused.
         """
-        async with self.connected(driver) as channel:
+        async with self.connected(driver) as connection:
             try:
-                info = await csi_pb2_grpc.NodeStub(channel).NodeGetInfo(
+                info = await connection.node.NodeGetInfo(
                     csi_pb2.NodeGetInfoRequest(), timeout=INFO_SECONDS
                 )
             except grpc.aio.AioRpcError as error:
+                await self.forget(driver)
                 code: int = error.code().value[0]
                 raise errors.RealDriverError(code, error.details() or "") from error
         return max(0, info.max_volumes_per_node)
 
-    def forget(self, driver: str) -> None:
-        """Ask anew where a driver is, the next time."""
+    async def forget(self, driver: str) -> None:
+        """Ask anew where a driver is and what it can do, the next time."""
         self._endpoints.pop(driver, None)
+        kept = self._kept.pop(driver, None)
+        if kept is not None:
+            await kept.retire()
+
+    async def aclose(self) -> None:
+        """Close every connection; nobody may call any more."""
+        while self._kept:
+            _, kept = self._kept.popitem()
+            await kept.close()
 
     def absent(self, driver: str, reason: str) -> errors.OutcomeUnknownError:
         """Return what to say of a driver that cannot be reached."""
@@ -93,23 +88,33 @@ class RealDrivers:
             "runs there and is registered with kubelet, this call is repeated by itself"
         )
 
-    async def _connect(self, driver: str) -> grpc.aio.Channel:
+    async def _connect(self, driver: str) -> connections.Connection:
         # A remembered socket may be of a driver that has another one since.
         for remembered in (True, False):
             endpoint = self._endpoints.get(driver, "") if remembered else ""
             try:
-                path = self._sockets.resolve(endpoint or await self._find(driver))
+                socket = self._sockets.resolve(endpoint or await self._find(driver))
             except errors.OutcomeUnknownError as error:
-                self.forget(driver)
+                await self.forget(driver)
                 if remembered and endpoint:
                     continue
                 raise self.absent(driver, str(error)) from error
-            channel = _open(path)
-            if await _is_ready(channel):
-                return channel
-            await channel.close()
-            self.forget(driver)
-        raise self.absent(driver, f"nobody answers on its socket {path}")
+            kept = self._kept.get(driver)
+            if kept is not None and kept.leads_to(socket):
+                return kept
+            made = await connections.connect(socket)
+            if made is not None:
+                await self._keep(driver, made)
+                return made
+            await self.forget(driver)
+        raise self.absent(driver, f"nobody answers on its socket {socket.path}")
+
+    async def _keep(self, driver: str, made: connections.Connection) -> None:
+        """Keep the latest; two calls at once may have made one each."""
+        before = self._kept.get(driver)
+        self._kept[driver] = made
+        if before is not None:
+            await before.retire()
 
     async def _find(self, driver: str) -> str:
         """Return a driver's socket as it told it; ask everyone when it is not known."""
@@ -123,21 +128,10 @@ class RealDrivers:
         return self._endpoints[driver]
 
 
-async def is_lost(channel: grpc.aio.Channel) -> bool:
-    """Tell, after UNAVAILABLE, whether the connection broke or the driver itself said so.
-
-    A call learns of the break a moment before its channel does.
-    """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(NOTICE_SECONDS):
-            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-    return channel.get_state() is not grpc.ChannelConnectivity.READY
-
-
 async def _ask(path: str) -> dict[str, str]:
     """Return the driver behind a registration socket with its own socket; empty for none."""
     try:
-        async with _open(path) as channel:
+        async with connections.open_channel(path) as channel:
             info = await pluginregistration_pb2_grpc.RegistrationStub(channel).GetInfo(
                 pluginregistration_pb2.InfoRequest(), timeout=ASK_SECONDS
             )
@@ -148,20 +142,3 @@ async def _ask(path: str) -> dict[str, str]:
         return {}
     # An empty endpoint is this very socket (operation_generator.go:111-113).
     return {info.name: info.endpoint or path}
-
-
-def _open(path: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(f"unix:{path}", options=_OPTIONS)
-
-
-async def _is_ready(channel: grpc.aio.Channel) -> bool:
-    """Connect; return whether somebody answers. One try: a socket file answers at once."""
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            state = channel.get_state(try_to_connect=True)
-            while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
-                await channel.wait_for_state_change(state)
-                state = channel.get_state(try_to_connect=True)
-    except TimeoutError:
-        return False
-    return state is grpc.ChannelConnectivity.READY

@@ -19,12 +19,11 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
-import grpc.aio
 import msgspec
 
 from csi_liqo.host import journal as journal_files
 from csi_liqo.host import machine, plugin_sockets, real_drivers_file
-from csi_liqo.rpc import node, real_drivers
+from csi_liqo.rpc import connections, node, real_drivers
 from csi_liqo.rpc.pb import csi_pb2
 from csi_liqo.service.node import journal, limits, ports, volumes
 
@@ -81,9 +80,9 @@ class CountedDrivers(real_drivers.RealDrivers):
     steps: Steps
 
     @contextlib.asynccontextmanager
-    async def connected(self, driver: str) -> AsyncIterator[grpc.aio.Channel]:
-        async with super().connected(driver) as channel:
-            yield channel
+    async def connected(self, driver: str) -> AsyncIterator[connections.Connection]:
+        async with super().connected(driver) as connection:
+            yield connection
         self.steps.around(self).done()
 
     def done(self) -> None:
@@ -164,6 +163,7 @@ async def carry_out(order: Order) -> int:
     )
     await run(order, serves)
     use_cases.close()
+    await drivers.aclose()
     return steps.count
 
 

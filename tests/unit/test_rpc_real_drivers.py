@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import grpc.aio
@@ -14,7 +15,7 @@ import pytest
 
 from csi_liqo.host import plugin_sockets
 from csi_liqo.model import errors
-from csi_liqo.rpc import real_drivers
+from csi_liqo.rpc import connections, real_drivers
 from csi_liqo.rpc.pb import pluginregistration_pb2, pluginregistration_pb2_grpc
 
 
@@ -27,9 +28,11 @@ def kubelet() -> Iterator[pathlib.Path]:
 
 
 @pytest.fixture
-def drivers(kubelet: pathlib.Path) -> real_drivers.RealDrivers:
+async def drivers(kubelet: pathlib.Path) -> AsyncIterator[real_drivers.RealDrivers]:
     sockets = plugin_sockets.PluginSockets(kubelet)
-    return real_drivers.RealDrivers(sockets, node_name="rome-1")
+    made = real_drivers.RealDrivers(sockets, node_name="rome-1")
+    async with contextlib.aclosing(made):
+        yield made
 
 
 class Registering(pluginregistration_pb2_grpc.RegistrationServicer):
@@ -66,8 +69,8 @@ async def serving(path: pathlib.Path, *registering: Registering) -> AsyncIterato
 
 
 async def reached(drivers: real_drivers.RealDrivers, name: str = "real") -> bool:
-    async with drivers.connected(name) as channel:
-        return channel.get_state() is grpc.ChannelConnectivity.READY
+    async with drivers.connected(name) as connection:
+        return isinstance(connection, connections.Connection)
 
 
 @contextlib.contextmanager
@@ -192,3 +195,69 @@ async def test_a_link_that_stays_inside_is_followed(
         serving(kubelet / "plugins/csi.sock"),
     ):
         assert await reached(drivers)
+
+
+def open_sockets() -> int:
+    """Return how many sockets this process has, the servers' of a test among them."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+    return found
+
+
+async def until_sockets_are_at_most(count: int) -> None:
+    end = time.monotonic() + 10
+    while open_sockets() > count:
+        assert time.monotonic() < end, f"{open_sockets()} sockets are open, not {count}"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_connection_is_used_again_and_closed_at_the_end(
+    kubelet: pathlib.Path, drivers: real_drivers.RealDrivers
+) -> None:
+    async with serving(kubelet / "plugins_registry/real.sock", Registering("real", "")):
+        await reached(drivers)
+        async with drivers.connected("real") as first, drivers.connected("real") as second:
+            assert second is first
+        count = open_sockets()
+        await drivers.aclose()
+        await until_sockets_are_at_most(count - 2)  # both ends
+
+
+async def test_a_connection_that_is_replaced_stays_until_its_last_call_has_ended(
+    kubelet: pathlib.Path, drivers: real_drivers.RealDrivers
+) -> None:
+    path = kubelet / "plugins_registry/real.sock"
+    old, new = Registering("real", ""), Registering("real", "")
+    async with serving(path, old):
+        async with drivers.connected("real") as first:
+            path.rename(kubelet / "elsewhere.sock")
+            async with serving(path, new), drivers.connected("real") as second:
+                assert second is not first
+                with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):  # an answer
+                    await first.abilities(timeout=5)
+            with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+                await first.abilities(timeout=5)
+        with pytest.raises(grpc.aio.UsageError, match="closed"):
+            await first.abilities(timeout=5)
+
+
+@pytest.mark.parametrize("others", [1, 8])
+async def test_calls_that_are_given_up_while_they_connect_leave_nothing_open(
+    kubelet: pathlib.Path, drivers: real_drivers.RealDrivers, others: int
+) -> None:
+    async with serving(kubelet / "plugins_registry/real.sock", Registering("real", "")):
+        await reached(drivers)
+        count = open_sockets()
+        for turns in range(40):
+            await drivers.forget("real")
+            calls = [asyncio.create_task(reached(drivers)) for _ in range(others)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await reached(drivers)
+        # gRPC ends the latest attempt that was given up, both ends of it, with the next one.
+        await until_sockets_are_at_most(count + 2)

@@ -1,6 +1,7 @@
 """What the node's use cases need of the machine.
 
-Every method blocks and is called in a worker thread. An ``OSError`` may escape
+Every method blocks and is called in a worker thread, but for finding sockets and reading the
+journal, which look at what this node has in memory anyway. An ``OSError`` may escape
 from any of them: what it left behind is unknown, and the caller says so.
 """
 
@@ -24,7 +25,7 @@ class PlaceKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Tells one directory or device from every other, whatever path leads to it."""
+    """Tells one directory, device or socket from every other, whatever path leads to it."""
 
     device: int
     inode: int
@@ -74,6 +75,14 @@ class Shown:
     device: int
     root: str
     read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSocket:
+    """A driver's own socket; the same path may lead to another one later."""
+
+    path: str
+    identity: Identity
 
 
 @dataclass(slots=True)
@@ -170,8 +179,8 @@ class PluginSockets(Protocol):
     def registered(self) -> tuple[str, ...]:
         """Return the paths of the registration sockets, the newest last."""
 
-    def resolve(self, endpoint: str) -> str:
-        """Return the path of a driver's own socket, links followed.
+    def resolve(self, endpoint: str) -> PluginSocket:
+        """Return a driver's own socket, links followed.
 
         Raises:
             errors.OutcomeUnknownError: it is no socket below kubelet's folder.
