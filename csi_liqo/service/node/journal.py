@@ -8,6 +8,7 @@ is, never whether it is mounted: after a reboot it is there and the mounts are n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import Final
@@ -59,8 +60,9 @@ class Journal:
             CorruptRecordError: nobody can read it.
         """
         content = self._files.read(file_name(volume_id))
-        if content is None:
-            return None
+        return None if content is None else self._decode(volume_id, content)
+
+    def _decode(self, volume_id: str, content: bytes) -> Record:
         try:
             version = msgspec.json.decode(content, type=_Head).version
             if version > VERSION:
@@ -83,10 +85,18 @@ class Journal:
         Raises:
             errors.PreconditionError: a later version's record is there.
         """
-        self.find(record.volume_id)
         name, content = file_name(record.volume_id), msgspec.json.encode(record)
-        if self._files.read(name) != content:
-            self._files.write(name, content)
+        known = self._files.read(name)
+        if known == content:
+            return
+        if known is not None:
+            with contextlib.suppress(CorruptRecordError):
+                self._decode(record.volume_id, known)
+        self._files.write(name, content)
+
+    def holds(self, record: Record) -> bool:
+        """Tell whether exactly this record is there."""
+        return self._files.read(file_name(record.volume_id)) == msgspec.json.encode(record)
 
     def find(self, volume_id: str) -> Record | None:
         """Return a volume's record; None also when nobody can read it.

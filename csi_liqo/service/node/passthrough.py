@@ -91,7 +91,8 @@ class PassThrough:
         record = self._record(request.volume_id, found, request.staging_path)
         async with call.to(forwarding.real_of(found).driver) as real:
             plan = forwarding.plan_publish(request, record, real.abilities)
-            await claim.run(functools.partial(self._records.write, record))
+            if not self._records.holds(record):
+                await claim.run(functools.partial(self._records.write, record))
             await real.send(plan)
             return real.abilities
 

@@ -23,11 +23,16 @@ class _Done:
 
 
 class Published:
-    """What was published, by target. The methods that ask the kernel block."""
+    """What was published, by target. ``is_done`` and ``add`` ask the kernel and block."""
 
     def __init__(self, host: ports.Host) -> None:
         self._host = host
         self._done: dict[str, _Done] = {}
+
+    def has(self, request: requests.PublishRequest) -> bool:
+        """Tell whether this very request was carried out here; asks nobody."""
+        done = self._done.get(request.target_path)
+        return done is not None and done.request == request
 
     def is_done(self, request: requests.PublishRequest) -> bool:
         """Tell whether this very request was carried out here and shows at its target."""

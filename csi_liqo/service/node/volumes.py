@@ -74,7 +74,7 @@ class Volumes:
         """Undo ``stage``; a volume never staged is unstaged."""
         self._check_path(staging_path, "staging_target_path")
         with self._working(self._work, volume_id) as claim:
-            record = await claim.run(functools.partial(self._records.find, volume_id))
+            record = self._records.find(volume_id)
             if record is not None and record.source.csi is not None:
                 await self._passthrough.unstage(claim, record, call)
             else:
@@ -100,7 +100,7 @@ class Volumes:
         again = found.csi is not None and found.csi.requires_republish
         with self._working(self._work, request.volume_id) as claim:
             done = functools.partial(self._published.is_done, request)
-            if not again and await claim.run(done):
+            if not again and self._published.has(request) and await claim.run(done):
                 return False
             await self._publish(claim, request, found, call)
             if not again:
@@ -133,7 +133,7 @@ class Volumes:
         with self._working(self._work, volume_id) as claim:
             self._published.forget_target(target_path)
             await self._changes.stop(target_path)
-            record = await claim.run(functools.partial(self._records.find, volume_id))
+            record = self._records.find(volume_id)
             if record is not None and record.source.csi is not None:
                 await self._passthrough.unpublish(record, call)
             else:
