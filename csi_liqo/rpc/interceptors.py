@@ -96,7 +96,10 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
             except Exception as error:
                 code, details = self._answer(method, error)
             finally:
-                self._record(method, request, code, details, time.monotonic() - started)
+                # After the answer, which need not wait for it; in this call's context all the same.
+                seconds = time.monotonic() - started
+                loop = asyncio.get_running_loop()
+                loop.call_soon(self._record, method, request, code, details, seconds)
             await context.abort(code, details)
             raise AssertionError("abort returned")
 
