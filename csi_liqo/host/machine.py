@@ -64,7 +64,7 @@ class Machine:
             yield None if descriptor is None else _place(descriptor)
 
     def mounted(self, path: str) -> ports.Mounted | None:
-        at_path = mountinfo.at(mountinfo.read(), self._real(path))
+        at_path = mountinfo.read_at(self._real(path))
         if not at_path:
             return None
         with paths.below(self._kubelet_dir, path) as descriptor:
@@ -80,7 +80,7 @@ class Machine:
         )
 
     def shown(self, path: str) -> ports.Shown | None:
-        at_path = mountinfo.at(mountinfo.read(), self._real(path))
+        at_path = mountinfo.read_at(self._real(path))
         if not at_path:
             return None
         mount = at_path[-1]

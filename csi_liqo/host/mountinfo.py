@@ -11,6 +11,7 @@ from typing import Final
 
 _PATH: Final = pathlib.Path("/proc/self/mountinfo")
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
+_MAY_BE_ESCAPED: Final = re.compile(r"[^-./:=@_~0-9A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,24 @@ class Mount:
 
 
 def read() -> tuple[Mount, ...]:
-    """Return this process's mounts, oldest first.
+    """Return this process's mounts, oldest first."""
+    return parse(_table())
+
+
+def read_at(point: str) -> tuple[Mount, ...]:
+    """Return this process's mounts exactly at a path, the one that shows last.
+
+    A node has hundreds of mounts, of which no more are looked at than may be there.
+    """
+    lines = _table().splitlines()
+    if not _MAY_BE_ESCAPED.search(point):
+        field = b" %b " % point.encode()
+        lines = [line for line in lines if field in line]
+    return at(map(_mount, lines), point)
+
+
+def _table() -> bytes:
+    """Return the kernel's table as it was at one moment.
 
     The kernel writes the table in pieces, between which it may change, so it
     is read until two readings are the same (as kubelet does, mount-utils
@@ -39,7 +57,7 @@ def read() -> tuple[Mount, ...]:
         if now == before:
             break
         before = now
-    return parse(before)
+    return before
 
 
 def parse(table: bytes) -> tuple[Mount, ...]:
