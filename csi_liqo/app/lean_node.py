@@ -8,7 +8,6 @@ same process id. The settings come as JSON in one argument.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import pathlib
@@ -41,10 +40,16 @@ def read(given: str) -> settings.NodeSettings:
 
 def main() -> int:
     """Serve until SIGTERM; return the exit code."""
+    import asyncio
+    import gc
+
     from csi_liqo.app import logs, node
 
     log_level, given = sys.argv[1:]
     logs.to_stderr(log_level)
+    # What was imported stays, so that no collection looks through it while a call waits.
+    gc.collect()
+    gc.freeze()
     try:
         asyncio.run(node.run(read(given)))
     except errors.Error as error:

@@ -6,7 +6,6 @@ memory for the controller's libraries.
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 import sys
 from collections.abc import Coroutine
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from csi_liqo.cli import adopt, dispose, doctor, peer, where
+from csi_liqo.cli import adopt, dispose, doctor, options, peer, where
 from csi_liqo.model import controller_settings, errors, labelling, names, settings
 
 app = typer.Typer(
@@ -239,7 +238,6 @@ def node(
 ) -> None:
     """Serve the CSI node plugin of one node."""
     from csi_liqo.app import lean_node
-    from csi_liqo.rpc import server
 
     wanted = settings.NodeSettings(
         cluster_id=cluster_id,
@@ -247,7 +245,7 @@ def node(
         driver_name=driver_name,
         kubelet_dir=kubelet_dir,
         host_root=host_root,
-        endpoint=None if csi_endpoint is None else server.path_of(csi_endpoint),
+        endpoint=None if csi_endpoint is None else _socket_of(csi_endpoint),
         real_drivers_file=real_drivers_file,
         registers=registration,
         health_address=health_address,
@@ -257,11 +255,18 @@ def node(
     lean_node.become(wanted, log_level.value)
 
 
+def _socket_of(endpoint: str) -> pathlib.Path:
+    """Read an endpoint; importing gRPC for it takes as long as all the rest of ``node``."""
+    from csi_liqo.rpc import server
+
+    return server.path_of(endpoint)
+
+
 def _serve(role: Coroutine[Any, Any, None], level: LogLevel) -> None:
     from csi_liqo.app import logs
 
     logs.to_stderr(level.value)
-    asyncio.run(role)
+    options.run(role)
 
 
 def main() -> None:

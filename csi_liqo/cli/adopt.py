@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -54,7 +53,7 @@ def adopt(
         cluster, twin, claim=claim, storage_class=storage_class, reclaim_policy=reclaim_policy
     )
     given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
-    made = asyncio.run(
+    made = options.run(
         recovering.adopt(options.where(kubeconfig, context), given, driver_name, wish)
     )
     owner = made.spec.claim_ref

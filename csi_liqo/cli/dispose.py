@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -41,7 +40,7 @@ def dispose(
     given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
     wish = adoption.Wish.of(cluster, twin)
     where = options.where(kubeconfig, context)
-    if asyncio.run(recovering.dispose(where, given, driver_name, wish, agreed)):
+    if options.run(recovering.dispose(where, given, driver_name, wish, agreed)):
         print(f"twin {twin} in cluster {cluster} is gone")
     else:
         print("nothing was done")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -48,10 +47,10 @@ def doctor(
     if repair:
         from csi_liqo.app import recovering
 
-        for mended in asyncio.run(recovering.mend(at, given, driver_name)):
+        for mended in options.run(recovering.mend(at, given, driver_name)):
             told = f"not repaired: {mended.trouble}" if mended.trouble else f"twin {mended.twin}"
             print(f"volume {mended.volume}: {told}", file=sys.stderr)
-    found = asyncio.run(tools.examine(at, given))
+    found = options.run(tools.examine(at, given))
     if output.is_document(form):
         output.print_document([_document(finding) for finding in found], form)
     else:

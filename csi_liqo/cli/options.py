@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Coroutine
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from csi_liqo.service.tools import told
 
 DEFAULT_DRIVER = names.DEFAULT_DRIVER
+T = TypeVar("T")
 
 
 class Format(StrEnum):
@@ -50,6 +52,16 @@ ExecPlugins = Annotated[
         "commas.",
     ),
 ]
+
+
+def run(doing: Coroutine[Any, Any, T]) -> T:
+    """Do what a command does.
+
+    The import is half of what a node plugin's start would wait for here, and it needs none.
+    """
+    import asyncio
+
+    return asyncio.run(doing)
 
 
 def where(kubeconfig: pathlib.Path | None, context: str | None) -> tools.Where:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -106,7 +105,7 @@ def add(
         cluster_id=cluster_id, namespaces=namespace or [], template=template,
         grant=grant or [], classes=class_ or [], token_hours=token_hours, unproven=unproven,
     )  # fmt: skip
-    made = asyncio.run(
+    made = options.run(
         tools.add_peer(
             options.where(kubeconfig, context),
             tools.Where(provider_kubeconfig),
@@ -130,7 +129,7 @@ def list_(
     """List the providers that this cluster knows."""
     from csi_liqo.app import tools
 
-    found = asyncio.run(tools.list_peers(options.where(kubeconfig, context)))
+    found = options.run(tools.list_peers(options.where(kubeconfig, context)))
     if output.is_document(form):
         output.print_document([peer_output.peer_document(peer) for peer in found], form)
     elif found:
@@ -156,7 +155,7 @@ def rotate(
     from csi_liqo.app import tools
 
     provider = tools.Where(provider_kubeconfig) if provider_kubeconfig else None
-    done = asyncio.run(
+    done = options.run(
         tools.rotate_peer(options.where(kubeconfig, context), provider, consumer_id, name)
     )
     print(f"{name}: a new token is in place, good until {output.time_text(done.token_expires_at)}")
@@ -193,7 +192,7 @@ def remove(
     from csi_liqo.app import tools
 
     provider = tools.Where(provider_kubeconfig) if provider_kubeconfig else None
-    done = asyncio.run(
+    done = options.run(
         tools.remove_peer(
             options.where(kubeconfig, context), provider, consumer_id, name, forget=forget
         )

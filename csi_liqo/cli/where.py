@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -92,15 +91,15 @@ def where(
         from csi_liqo.app import recovering
 
         given = options.given(consumer_id, remote_clusters, allowed_exec_plugins)
-        left, hidden = asyncio.run(recovering.twins_left(at, given, driver_name, states))
+        left, hidden = options.run(recovering.twins_left(at, given, driver_name, states))
         _print_left(left, hidden, form)
         return
     if watch:
         show = _Live(form) if sys.stdout.isatty() and not output.is_document(form) else _Lines(form)
         with show:
-            asyncio.run(tools.watch_whereabouts(at, namespace, show.take))
+            options.run(tools.watch_whereabouts(at, namespace, show.take))
         return
-    rows = asyncio.run(tools.whereabouts_of(at, namespace))
+    rows = options.run(tools.whereabouts_of(at, namespace))
     if output.is_document(form):
         output.print_document([_document(row) for row in rows], form)
     elif rows:

@@ -13,9 +13,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from csi_liqo.model import names, objects
+from csi_liqo.model import names
+
+if TYPE_CHECKING:  # for the command line of the node role, which imports this, too much
+    from csi_liqo.model import objects
 
 LARGEST_BYTES: Final = 64 << 10
 """Of all that is copied of one object; the API takes 256 KiB of annotations."""
