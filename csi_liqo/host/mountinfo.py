@@ -33,15 +33,8 @@ def read() -> tuple[Mount, ...]:
 
 
 def read_at(point: str) -> tuple[Mount, ...]:
-    """Return this process's mounts exactly at a path, the one that shows last.
-
-    A node has hundreds of mounts, of which no more are looked at than may be there.
-    """
-    lines = _table().splitlines()
-    if not _MAY_BE_ESCAPED.search(point):
-        field = b" %b " % point.encode()
-        lines = [line for line in lines if field in line]
-    return at(map(_mount, lines), point)
+    """Return this process's mounts exactly at a path, the one that shows last."""
+    return parse_at(_table(), point)
 
 
 def _table() -> bytes:
@@ -63,6 +56,15 @@ def _table() -> bytes:
 def parse(table: bytes) -> tuple[Mount, ...]:
     """Return the mounts of a table's text."""
     return tuple(_mount(line) for line in table.splitlines() if line)
+
+
+def parse_at(table: bytes, point: str) -> tuple[Mount, ...]:
+    """Return the mounts exactly at a path; of hundreds, no more are read than may be there."""
+    lines = table.splitlines()
+    if not _MAY_BE_ESCAPED.search(point):
+        field = b" %b " % point.encode()
+        lines = [line for line in lines if field in line]
+    return at(map(_mount, lines), point)
 
 
 def of_descriptor(descriptor: int) -> int:

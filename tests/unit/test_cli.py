@@ -110,3 +110,18 @@ def test_a_cluster_that_cannot_be_found_is_one_line(tmp_path: pathlib.Path) -> N
     assert done.returncode == 1
     assert done.stderr.startswith(f"csi-liqo: no kubeconfig at {tmp_path / 'nothing'}")
     assert done.stderr.count("\n") == 1
+
+
+def test_to_read_its_arguments_the_node_role_loads_nothing_that_takes_long() -> None:
+    code = (
+        "import os, sys, csi_liqo.cli;"
+        "os.execv = lambda *_: sys.exit(' '.join(sys.modules));"
+        "sys.argv[1:] = ['node', '--cluster-id=rome', '--node-name=n'];"
+        "csi_liqo.cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    loaded = set(done.stderr.split())
+    assert "csi_liqo.app.lean_node" in loaded
+    assert not loaded & {"asyncio", "grpc", "kubernetes", "aiohttp", "rich", "google.protobuf"}

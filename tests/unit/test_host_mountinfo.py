@@ -34,6 +34,12 @@ def test_the_one_that_shows_is_the_last() -> None:
     assert [mount.id for mount in found] == [40, 42]
 
 
+def test_a_path_is_found_whether_the_table_escapes_it_or_not() -> None:
+    mounts = mountinfo.parse(TABLE)
+    for point in {mount.point for mount in mounts} | {"/k/pods", "/k/pods/other/", "rw"}:
+        assert mountinfo.parse_at(TABLE, point) == mountinfo.at(mounts, point)
+
+
 def test_what_hangs_on_a_mount_comes_before_it() -> None:
     found = [
         mount.id
