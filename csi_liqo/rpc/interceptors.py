@@ -60,7 +60,7 @@ class CallIdFilter(logging.Filter):
 
 
 class ErrorsToStatus(grpc.aio.ServerInterceptor):
-    """Answer every failure with the status of its kind; log each call once, a failed one whole.
+    """Answer every failure with the status of its kind; log each call once.
 
     The text of INTERNAL stays in the log: nobody wrote it for a caller to read. Unless a
     real driver did, whose answers are passed on as they are.
@@ -121,10 +121,7 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
         quiet = (method in QUIET or _repeated.get()) and code is grpc.StatusCode.OK
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):
-            # All of a request is for finding out why; to write it down costs a call a tenth.
-            whole = code is not grpc.StatusCode.OK or logger.isEnabledFor(logging.DEBUG)
-            about = redaction.to_text(request) if whole else redaction.subject(request)
-            arguments = (method, code.name, seconds * 1000, about, details)
+            arguments = (method, code.name, seconds * 1000, redaction.to_text(request), details)
             logger.log(level, "%s %s in %.1f ms %s %s", *arguments)
         if self._observe is not None:
             self._observe(method=method, code=code.name, seconds=seconds)

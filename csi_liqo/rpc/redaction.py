@@ -36,12 +36,6 @@ def to_text(message: Message) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def subject(message: Message) -> str:
-    """Return which volume a request is about, by its id or name; empty for none."""
-    name: str = getattr(message, "volume_id", "") or getattr(message, "name", "")
-    return ascii(name) if name else ""
-
-
 def _plain(message: Message) -> dict[str, Plain]:
     return {field.name: _field(field, value) for field, value in message.ListFields()}
 
