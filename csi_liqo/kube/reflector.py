@@ -147,8 +147,9 @@ class Reflector(Generic[T]):
         }
         async with self._server.stream(self._path, query, silence_seconds=SILENCE_SECONDS) as body:
             self._opened_at = asyncio.get_running_loop().time()
-            self._target.set_synced(True)
-            self._on_failure(None)
+            if not self._target.synced:  # no news from a watch that goes on after its time was up
+                self._target.set_synced(True)
+                self._on_failure(None)
             rest = b""
             try:
                 # NB: a frame may be longer than the stream's limit for readline().

@@ -77,7 +77,9 @@ class Store(Generic[T]):
         return tuple(self._objects.values())
 
     def select(self, index: str, value: str) -> tuple[T, ...]:
-        keys = self._indexes[index].get(value, set())
+        keys = self._indexes[index].get(value)
+        if not keys:  # most often so, where each of hundreds of namespaces is asked
+            return ()
         return tuple(self._objects[key] for key in sorted(keys))
 
     def put(self, thing: T) -> None:

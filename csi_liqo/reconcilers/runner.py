@@ -91,6 +91,10 @@ class Runner:
             elif delay is not None:
                 loop = asyncio.get_running_loop()
                 self._timers[key] = loop.call_later(delay, self.add, key)
+            # NB: neither a queue that holds something (asyncio.Queue.get) nor a look that finds
+            # nothing to do gives way: the keys of a whole cluster would be one step of the loop,
+            # in which no lease is renewed, and whoever leads again begins with all keys again.
+            await asyncio.sleep(0)
 
     async def _attempt(self, key: Key) -> float | None:
         try:

@@ -39,6 +39,25 @@ async def test_many_changes_of_one_object_are_one_piece_of_work() -> None:
     assert seen == [KEY, ("", "last")]
 
 
+async def test_others_get_their_turn_while_many_keys_have_nothing_to_do() -> None:
+    done = asyncio.Event()
+    keys = 1_000
+
+    async def reconcile(key: runner.Key) -> float | None:
+        if key == ("", str(keys - 1)):
+            done.set()
+        return None
+
+    turns = 0
+    async with working(reconcile) as made:
+        for number in range(keys):
+            made.add(("", str(number)))
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns > keys / 10
+
+
 async def test_a_change_during_work_is_looked_at_afterwards_and_never_at_once() -> None:
     running = 0
     begun, go_on, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
