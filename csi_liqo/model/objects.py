@@ -9,11 +9,12 @@ patches.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from csi_liqo.model import names, quantities
+from csi_liqo.model import names, quantities, sharing
 
 _OBJECT_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -23,8 +24,12 @@ def is_object_name(text: str) -> bool:
     return _OBJECT_NAME.fullmatch(text) is not None
 
 
-class Struct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of all: immutable, camelCase on the wire, unknown fields dropped."""
+class Struct(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
+    """Base of all: immutable, camelCase on the wire, unknown fields dropped.
+
+    What cannot change and was made from a text has no cycles, so the collector of
+    garbage need not look at it (``gc=False``).
+    """
 
 
 class OwnerReference(Struct, frozen=True):
@@ -47,6 +52,9 @@ class Metadata(Struct, frozen=True):
     annotations: dict[str, str] = {}
     finalizers: tuple[str, ...] = ()
     owner_references: tuple[OwnerReference, ...] = ()
+
+    def __post_init__(self) -> None:
+        sharing.share(self, "namespace", "finalizers")
 
 
 class Object(Struct, frozen=True):
@@ -77,7 +85,10 @@ class Object(Struct, frozen=True):
 
 
 class Resources(Struct, frozen=True):
-    requests: dict[str, str] = {}
+    requests: Mapping[str, str] = {}
+
+    def __post_init__(self) -> None:
+        sharing.share_maps(self, "requests")
 
 
 class DataSource(Struct, frozen=True):
@@ -92,6 +103,9 @@ class ClaimSpec(Struct, frozen=True):
     volume_name: str = ""
     resources: Resources = Resources()
 
+    def __post_init__(self) -> None:
+        sharing.share(self, "access_modes", "volume_mode", "storage_class_name")
+
 
 class ClaimCondition(Struct, frozen=True):
     type: str = ""
@@ -102,8 +116,12 @@ class ClaimCondition(Struct, frozen=True):
 
 class ClaimStatus(Struct, frozen=True):
     phase: str = "Pending"
-    capacity: dict[str, str] = {}
+    capacity: Mapping[str, str] = {}
     conditions: tuple[ClaimCondition, ...] = ()
+
+    def __post_init__(self) -> None:
+        sharing.share(self, "phase")
+        sharing.share_maps(self, "capacity")
 
 
 class Claim(Object, frozen=True):
@@ -195,7 +213,7 @@ class LocalSource(Struct, frozen=True):
 
 
 class VolumeSpec(Struct, frozen=True):
-    capacity: dict[str, str] = {}
+    capacity: Mapping[str, str] = {}
     access_modes: tuple[str, ...] = ()
     volume_mode: str = "Filesystem"
     storage_class_name: str = ""
@@ -206,6 +224,11 @@ class VolumeSpec(Struct, frozen=True):
     csi: CsiSource | None = None
     host_path: HostPathSource | None = None
     local: LocalSource | None = None
+
+    def __post_init__(self) -> None:
+        sharing.share(self, "access_modes", "volume_mode", "storage_class_name", "mount_options")
+        sharing.share(self, "persistent_volume_reclaim_policy", "node_affinity")
+        sharing.share_maps(self, "capacity")
 
 
 class VolumeStatus(Struct, frozen=True):
