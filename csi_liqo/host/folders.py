@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _MODE: Final = 0o750
 """As kubelet's own (kubernetes v1.37.2, csi_attacher.go:336)."""
+_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def ensure(root: pathlib.Path, path: str) -> None:
@@ -28,10 +29,12 @@ def ensure(root: pathlib.Path, path: str) -> None:
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in posixpath.relpath(path, root).split("/"):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, _MODE, dir_fd=folder)
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            inner = os.open(name, flags, dir_fd=folder)
+            try:  # all but the last two are there from the second volume on
+                inner = os.open(name, _FOLDER, dir_fd=folder)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, _MODE, dir_fd=folder)
+                inner = os.open(name, _FOLDER, dir_fd=folder)
             os.close(folder)
             folder = inner
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -95,8 +96,7 @@ class Call(Generic[Request, Response]):
 
 def planned(request: Request, plan: forwarding.Plan) -> Request:
     """Return a copy of a message, changed as planned."""
-    message = type(request)()
-    message.CopyFrom(request)
+    message = copy.deepcopy(request)
     message.volume_id = plan.handle
     if not isinstance(message, csi_pb2.NodeUnpublishVolumeRequest) and message.staging_target_path:
         message.staging_target_path = plan.staging_path

@@ -116,13 +116,12 @@ async def test_an_upgraded_driver_is_called_as_it_wants_it_now(
     with real.serving(OLDER), box.serving():
         async with calling(box) as node:
             volume = await real.volume("v")
-            await node.stage(volume)
+            await live(node, volume)
             real.stop()
             real.start()
-            await node.publish(volume)
-            await node.down(volume)
-    assert modes(real, "NodeStageVolume") == ["WRITER"]
-    assert modes(real, "NodePublishVolume") == ["MULTI_WRITER"]
+            await live(node, volume)
+    for method in ("NodeStageVolume", "NodePublishVolume"):
+        assert modes(real, method) == ["WRITER", "MULTI_WRITER"]
     assert not box.mounts()
 
 
@@ -149,8 +148,7 @@ async def test_a_driver_that_takes_the_place_of_one_still_at_work_gets_the_next_
                 await under_way
                 assert old.poll() is None
                 await until_sockets_are(program, before)  # the old one's is closed by now
-                await node.publish(slow)
-                await node.down(slow)
+                await node.unstage(slow)
                 await node.down(later)
             finally:
                 old.kill()  # told to end, it would remove its successor's socket
@@ -190,8 +188,9 @@ async def test_a_driver_that_refuses_for_now_is_looked_for_again_and_nothing_is_
             for _ in range(5):
                 with refused("UNAVAILABLE"):
                     await node.stage(volume)
-            assert asked(real) == 5
+            assert asked(real) == 4  # the first came on the connection of before
             await live(node, volume)
+            assert asked(real) == 5
             await until_sockets_are(program, before)
 
 

@@ -46,7 +46,7 @@ def test_a_record_is_never_lost_once_it_is_written(
     cuts = {path.name: tmp_path / "found" / path.name for path in sorted(tmp_path.glob("cut-*"))}
     found = {name: path.read_bytes() if path.exists() else None for name, path in cuts.items()}
     # While it is first written nothing is mounted yet: its name alone is as good as none.
-    allowed = {
+    allowed: dict[str, set[bytes | None]] = {
         "first": {None, b"", OLD},
         "written": {OLD},
         "again": {OLD, NEW},
