@@ -44,6 +44,7 @@ class Api:
 
     def __init__(self, configuration: aio_client.Configuration) -> None:
         kubeconfigs.refuse_unusable(configuration)
+        kubeconfigs.settle_surroundings(configuration)
         _bound_read_buffers()
         # A retry hides whether a write happened; callers decide. NB: 0 would mean for ever,
         # as aiohttp-retry counts attempts from one (2.9.1, client.py:86-88).

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import time
 import urllib.parse
+import urllib.request
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
@@ -131,6 +132,22 @@ def refuse_unusable(configuration: aio_client.Configuration) -> None:
         raise errors.PreconditionError(
             "the kubeconfig's token has characters that no token has, such as the end of a line"
         )
+
+
+def settle_surroundings(configuration: aio_client.Configuration) -> None:
+    """Find out once what the HTTP library would look up for each request, in a thread each.
+
+    That is the environment's proxy, and a netrc file, which can hold nothing for an API server:
+    it takes no passwords. A burst of requests would be a burst of threads, each of which waits
+    for the interpreter that is busy with the burst.
+    """
+    configuration.client_session_kwargs = {"trust_env": False}
+    server = urllib.parse.urlsplit(configuration.host)
+    if configuration.proxy or urllib.request.proxy_bypass(server.hostname or ""):
+        return
+    proxy = urllib.request.getproxies().get(server.scheme)
+    if proxy:
+        configuration.proxy = proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _parse_address(what: str, address: Any) -> urllib.parse.SplitResult:

@@ -1,4 +1,4 @@
-"""What a connection to an API server costs and carries, over real TLS."""
+"""What a connection to an API server costs and carries, over real TLS, and by which way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
 
+import pytest
 import yaml
+from aiohttp import web
 
 from csi_liqo.kube import api
 from lab import certificates
@@ -79,3 +81,76 @@ async def test_a_long_list_and_a_long_write_pass_whole(tmp_path: pathlib.Path) -
         assert await server.request("GET", "/list") == LIST
         told = {"data": "y" * 500_000}
         assert len(await server.request("POST", "/echo", body=told)) > 500_000
+
+
+@contextlib.asynccontextmanager
+async def recording(seen: list[tuple[str, str | None]]) -> AsyncIterator[str]:
+    """Note of each request which host it was for, and as whom; the address that serves."""
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append((request.host, request.headers.get("Authorization")))
+        return web.Response(text="{}")
+
+    served = web.Application()
+    served.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(served)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def kubeconfig(address: str) -> str:
+    return yaml.safe_dump(
+        {
+            "clusters": [{"name": "x", "cluster": {"server": address}}],
+            "users": [{"name": "x", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+            "current-context": "x",
+        }
+    )
+
+
+async def ask(address: str) -> None:
+    async with await api.Api.from_kubeconfig_text(kubeconfig(address)) as server:
+        await server.request("GET", "/version")
+
+
+async def test_the_proxy_that_the_environment_names_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxied: list[tuple[str, str | None]] = []
+    async with recording(proxied) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.removeprefix("http://"))
+        monkeypatch.setenv("no_proxy", "")
+        await ask("http://rome.example:6443")
+        monkeypatch.setenv("http_proxy", proxy)
+        await ask("http://milan.example:6443")
+    assert [host.split(":")[0] for host, _ in proxied] == ["rome.example", "milan.example"]
+
+
+async def test_a_server_that_the_environment_excepts_is_asked_directly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+    async with recording(asked) as address:
+        monkeypatch.setenv("http_proxy", "http://nowhere.example:3128")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        await ask(address)
+    assert [host for host, _ in asked] == [address.removeprefix("http://")]
+
+
+async def test_a_password_file_of_the_machine_is_nothing_to_an_api_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    passwords = tmp_path / "netrc"
+    passwords.write_text("default login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(passwords))
+    asked: list[tuple[str, str | None]] = []
+    async with recording(asked) as address:
+        await ask(address)
+    assert [authorization for _, authorization in asked] == [None]
