@@ -190,7 +190,7 @@ async def run(settings: controller_settings.ControllerSettings) -> None:
             (settings.health_address, {"/healthz": alive.page, "/readyz": alive.ready_page}),
         ):
             await stack.enter_async_context(http.serving(address, pages))
-        await stack.enter_async_context(server.serving(path, services, interceptors=[guard]))
+        await stack.enter_async_context(server.serving(path, services, around=guard.around))
         logger.info("serving cluster %s on %s", settings.cluster_id, path)
         await stopping.run_until(stop, controller.run())
 

@@ -48,7 +48,7 @@ async def run(wanted: settings.NodeSettings) -> None:
             )
         )
         counted = metrics.Metrics()
-        around = [interceptors.ErrorsToStatus(counted.observe)]
+        around = interceptors.ErrorsToStatus(counted.observe).around
         registered = registration.RegistrationServicer(
             driver_name=wanted.driver_name, endpoint=wanted.socket
         )
@@ -63,7 +63,7 @@ async def run(wanted: settings.NodeSettings) -> None:
             server.serving(
                 wanted.socket,
                 _services(wanted, use_cases, drivers),
-                interceptors=around,
+                around=around,
                 grace_seconds=wanted.drain_seconds,
             )
         )
@@ -72,7 +72,7 @@ async def run(wanted: settings.NodeSettings) -> None:
                 pluginregistration_pb2_grpc.add_RegistrationServicer_to_server, registered
             )
             await stack.enter_async_context(
-                server.serving(wanted.registration_socket, [add], interceptors=around)
+                server.serving(wanted.registration_socket, [add], around=around)
             )
         logger.info("serving node %s on %s", wanted.node_name, wanted.socket)
         await _wait(stop)

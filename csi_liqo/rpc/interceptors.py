@@ -41,7 +41,6 @@ def mark_repeated() -> None:
 
 if TYPE_CHECKING:  # generic in the stubs alone, over messages that an interceptor cannot know
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -59,7 +58,7 @@ class CallIdFilter(logging.Filter):
         return True
 
 
-class ErrorsToStatus(grpc.aio.ServerInterceptor):
+class ErrorsToStatus:
     """Answer every failure with the status of its kind; log each call once.
 
     The text of INTERNAL stays in the log: nobody wrote it for a caller to read. Unless a
@@ -69,14 +68,10 @@ class ErrorsToStatus(grpc.aio.ServerInterceptor):
     def __init__(self, observe: Observer | None = None) -> None:
         self._observe = observe
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        # None: a method nobody serves, which grpc itself answers with UNIMPLEMENTED.
-        if handler is None or handler.unary_unary is None:
+    def around(self, method: str, handler: Handler) -> Handler:
+        """Return what serves a method instead (``rpc.server.Around``)."""
+        if handler.unary_unary is None:
             return handler
-        method = str(handler_call_details.method).rpartition("/")[2]
         # grpc's stubs give every handler the synchronous shape.
         serve = cast("Callable[[Message, Context], Awaitable[Message]]", handler.unary_unary)
 

@@ -11,9 +11,10 @@ import os
 import pathlib
 import socket as sockets
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
+import grpc
 import grpc.aio
 
 from csi_liqo.model import errors
@@ -23,6 +24,10 @@ LONGEST_PATH: Final = 107
 
 Registration = Callable[[grpc.aio.Server], None]
 """Adds one service, as the generated ``add_*Servicer_to_server`` with its servicer bound."""
+
+if TYPE_CHECKING:  # generic in the stubs alone
+    Around = Callable[[str, grpc.RpcMethodHandler[Any, Any]], grpc.RpcMethodHandler[Any, Any]]
+    """Returns what serves a method, by its name, instead of a handler."""
 
 
 def path_of(endpoint: str) -> pathlib.Path:
@@ -44,7 +49,7 @@ async def serving(
     path: pathlib.Path,
     services: Sequence[Registration],
     *,
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    around: Around | None = None,
     grace_seconds: float = 25.0,
 ) -> AsyncIterator[None]:
     """Serve on a socket of mode 0600 until the block ends, then drain and unlink it.
@@ -56,9 +61,9 @@ async def serving(
             something that is no socket.
     """
     make_way(path)
-    server = grpc.aio.server(interceptors=list(interceptors))
+    server = grpc.aio.server()
     for add in services:
-        add(server)
+        add(server if around is None else cast("grpc.aio.Server", _Wrapping(server, around)))
     with _only_for_the_owner():
         server.add_insecure_port(f"unix:{path}")
     await server.start()
@@ -68,6 +73,27 @@ async def serving(
     finally:
         await server.stop(grace_seconds)
         _unlink_own(path, bound)
+
+
+class _Wrapping:
+    """Takes services in a server's place, and puts something around their methods once.
+
+    An interceptor would do so at each call, and cost it processor time.
+    """
+
+    def __init__(self, server: grpc.aio.Server, around: Around) -> None:
+        self._server = server
+        self._around = around
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Take none: the same methods come registered, which is what counts with gRPC."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Add a service's methods."""
+        wrapped = {name: self._around(name, handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
 
 
 def make_way(path: pathlib.Path) -> None:

@@ -57,7 +57,7 @@ async def test_a_publish_that_does_nothing_new_is_logged_at_debug_only(
     )
     path = tmp_path / "csi.sock"
     async with (
-        server.serving(path, [add], interceptors=[interceptors.ErrorsToStatus()]),
+        server.serving(path, [add], around=interceptors.ErrorsToStatus().around),
         grpc.aio.insecure_channel(f"unix:{path}") as channel,
     ):
         stub = csi_pb2_grpc.NodeStub(channel)

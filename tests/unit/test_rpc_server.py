@@ -104,9 +104,9 @@ async def channel(
             csi_pb2_grpc.add_ControllerServicer_to_server, controller.ControllerServicer(scripted)
         ),
     ]
-    around = [interceptors.ErrorsToStatus(observe)]
+    around = interceptors.ErrorsToStatus(observe).around
     async with (
-        server.serving(path, services, interceptors=around, grace_seconds=5),
+        server.serving(path, services, around=around, grace_seconds=5),
         grpc.aio.insecure_channel(f"unix:{path}") as opened,
     ):
         yield opened
