@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from csi_liqo.model import errors, objects
-from csi_liqo.service.controller import clusters, places, refusals, settling, static
+from csi_liqo.service.controller import clusters, places, refusals, settling
 
-FIRST_LOOK_SECONDS: Final = 1.0
+FIRST_LOOK_SECONDS: Final = 2.0
 LAST_LOOK_SECONDS: Final = 16.0
 """How long a twin is waited for before it is asked what its provisioner says; then twice that."""
 
@@ -60,8 +60,7 @@ async def bind(place: places.Place, twin: objects.Claim) -> objects.Claim:
     """
     cluster = place.cluster
     if place.choice is not None and not twin.bound:
-        assert cluster.volumes is not None
-        await static.prebind(cluster.volumes, place.choice, twin)
+        await place.choice.prebind(twin)
     if not place.binds or twin.bound:
         return twin
 

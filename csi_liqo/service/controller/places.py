@@ -32,14 +32,13 @@ class Place:
     """A cluster, and the twin a volume wants there.
 
     ``binds``: whether the twin gets its real volume before any pod uses it.
-    ``choice``: the volumes made by hand that fit, best first; None for a class that
-    makes its own.
+    ``choice``: the volumes made by hand that fit; None for a class that makes its own.
     """
 
     cluster: clusters.Cluster
     spec: twins.TwinSpec
     binds: bool
-    choice: list[objects.PersistentVolume] | None = None
+    choice: static.Choice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +84,8 @@ class Places:
         self._driver = driver
         self._real_drivers = real_drivers.RealDrivers(consumer, attaches=attaches)
         self._twins_namespace = twins_namespace
+        self._spoken_for: set[str] = set()
+        """Volumes made by hand that running calls are writing to."""
 
     async def choose(self, wish: Wish, segment: topology.Segment) -> Place:
         """Return the place that a segment means; without a cluster it means this one.
@@ -129,11 +130,11 @@ class Places:
             return Place(cluster=cluster, spec=spec, binds=True)
         return Place(cluster=cluster, spec=spec, binds=True, choice=self._by_hand(spec, node))
 
-    def _by_hand(self, spec: twins.TwinSpec, node: objects.Node) -> list[objects.PersistentVolume]:
-        choice = static.candidates(self._consumer.volumes, spec, node)
+    def _by_hand(self, spec: twins.TwinSpec, node: objects.Node) -> static.Choice:
+        choice = static.Choice(self._consumer.volumes, spec, node, self._spoken_for)
         started = self._consumer.claims.get(spec.namespace, spec.name)
         taken = started and self._consumer.volumes.select(clusters.BY_CLAIM_UID, started.uid)
-        if not choice and not taken:
+        if not taken and not choice.fitting():
             raise errors.PlacementError(
                 f"no Available volume of class {spec.class_name} with node affinity to node "
                 f"{node.name} fits {spec.size_bytes} bytes, {spec.volume_mode}, "
