@@ -5,8 +5,35 @@ Whoever is entitled to decide is not known here; nothing is written without a pr
 
 from __future__ import annotations
 
+from typing import Final
+
 from csi_liqo.model import names, objects, twins
 from csi_liqo.service.controller import clusters
+
+REMEMBERED: Final = 1000
+"""Twins that this process saw end; more than csi-provisioner ever has calls for at once."""
+
+
+class Ended:
+    """The uids of twins that this process deleted and then saw gone, the latest of them.
+
+    csi-provisioner asks for a deletion again until it sees that its own write took the volume
+    away. What is here needs no second look at the API servers, ever: a uid is given once. Only
+    a twin that was in the cache before may be noted, since an absence that was never a
+    presence proves nothing. What is forgotten is looked up again.
+    """
+
+    def __init__(self) -> None:
+        self._uids: dict[str, None] = {}
+
+    def note(self, uid: str) -> None:
+        """Remember a twin whose end was seen, and whose real volume's was, where it can be."""
+        self._uids[uid] = None
+        while len(self._uids) > REMEMBERED:
+            del self._uids[next(iter(self._uids))]
+
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._uids
 
 
 async def unprotect_and_delete(

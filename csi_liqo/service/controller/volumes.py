@@ -49,6 +49,7 @@ class Volumes:
         self._places = where
         self._twins = made
         self._in_flight = in_flight.InFlight()
+        self._ended = ending.Ended()
 
     async def create(
         self, request: volumes.CreateRequest, deadline_seconds: float | None
@@ -227,7 +228,9 @@ class Volumes:
         reference: twins.TwinRef,
         watch: binding.Progress,
     ) -> None:
-        twin = cluster.claims.get(reference.namespace, reference.name)
+        if reference.uid in self._ended:
+            return
+        cached = twin = cluster.claims.get(reference.namespace, reference.name)
         if twin is None or twin.uid != reference.uid:
             twin = await cluster.claims.read(reference.namespace, reference.name)
         if twin is None or twin.uid != reference.uid:
@@ -242,6 +245,8 @@ class Volumes:
             )
         watch.follow(cluster, twin)
         await self._twins.release(cluster, twin)
+        if twin is cached:
+            self._ended.note(twin.uid)
 
     async def _refuse_repaired(self, volume_id: str, reference: twins.TwinRef) -> None:
         """A twin that is gone may have a successor which the cached volume does not name yet."""
