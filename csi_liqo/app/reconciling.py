@@ -140,14 +140,18 @@ class Reconciling:
         self._look_again(name)
 
     def twin_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
+        """A twin in a provider came, went or changed."""
+        self._teardown.twins_changed()
+        if after is not None:
+            self._remotes.twin_changed(after)
+        self._claim_changed(before, after)
+
+    def _claim_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
         """A twin that is not handed over may be an orphan; so may one whose claim changed."""
         known = after or before
         assert known is not None
         self._volume_health.twin_changed(before, after)
         if known.consumer == self._settings.cluster_id and known.volume_id:
-            self._teardown.twins_changed()
-            if after is not None:
-                self._remotes.twin_changed(after)
             if after is not None and not after.handed_over:
                 self._orphan_runner.add(("", known.volume_id))
         elif after is None or after.spec.volume_name:
@@ -176,7 +180,7 @@ class Reconciling:
             known.csi_nodes.store.listen(self._csi_node_changed),
             known.remote_clusters.store.listen(lambda *_: self._nodes_claimed()),
             known.sources.store.listen(self._description_changed),
-            known.claims.store.listen(self.twin_changed),
+            known.claims.store.listen(self._claim_changed),
         ):
             until_the_end.callback(ended)
         self._remotes.listen(until_the_end)

@@ -39,6 +39,7 @@ class Remotes:
         rules: labelling.Rules,
     ) -> None:
         self._watched = watched
+        self._own_id = consumer.cluster_id
         self._status = runner.Runner(
             "remote-clusters",
             remote_clusters.RemoteClusters(
@@ -114,7 +115,8 @@ class Remotes:
                 self._count(known.metadata.annotations.get(names.ATTEMPT_ANNOTATION, ""))
         if after is not None and after.spec.volume_name:
             bound = self._watched.volumes.get("", after.spec.volume_name)
-            if bound is not None and bound.spec.csi is not None:
+            remote = bound is not None and description.home_of(bound) not in ("", self._own_id)
+            if bound is not None and bound.spec.csi is not None and remote:
                 self._marks.add(("", bound.spec.csi.volume_handle))
 
     def _count(self, cluster_id: str) -> None:

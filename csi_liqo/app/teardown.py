@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from csi_liqo.kube import api, collection, providers, resources
 from csi_liqo.model import controller_settings, objects
@@ -49,8 +48,11 @@ class Teardown:
     def listen(self, until_the_end: contextlib.ExitStack) -> None:
         """Have counted what changes from now on, and now what there is."""
 
-        def count(*_: Any) -> None:
-            self._homes.add(self._facts)
+        def count(
+            before: objects.PersistentVolume | None, after: objects.PersistentVolume | None
+        ) -> None:
+            if self._counted.home_of(before) != self._counted.home_of(after):
+                self._homes.add(self._facts)
 
         until_the_end.callback(self._volumes.store.listen(count))
         self._counted.doubt()  # another replica may have led meanwhile

@@ -7,9 +7,11 @@ may be written: Liqo's rights allow it, and a provider's own role may.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -25,6 +27,11 @@ KEY: Final = ("", "lent-namespaces")
 
 REFUSED_SECONDS: Final = 600.0
 """How long a namespace is left alone after a refusal; nothing tells when it is granted."""
+
+LOOK_SECONDS: Final = 0.3
+"""The time between two looks at all twins, which cost more the more there are."""
+COUNT_SECONDS: Final = 5.0
+"""How long a number may be out of date that is not "none": the policy's text alone has it."""
 
 Place = tuple[str, str]
 """A provider's id, and one of its namespaces."""
@@ -43,12 +50,15 @@ class LentNamespaces:
         self._providers = providers
         self._namespaces_of = namespaces_of
         self._cluster_id = cluster_id
-        self._written: dict[Place, str] = {}
+        self._written: dict[Place, tuple[str, float]] = {}
+        """What was said of a place, and when."""
         self._refused: dict[Place, float] = {}
+        self._looked_at = -math.inf
 
     def doubt(self) -> None:
         """Write again what was written, as after another replica may have written."""
         self._written.clear()
+        self._looked_at = -math.inf
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write each count that changed; one provider's trouble is not another's.
@@ -56,12 +66,21 @@ class LentNamespaces:
         Raises:
             errors.ApiError: of one that could not be written; the others were.
         """
+        now = asyncio.get_running_loop().time()
+        if self._looked_at + LOOK_SECONDS > now:
+            return self._looked_at + LOOK_SECONDS - now
+        self._looked_at = now
         failure: errors.ApiError | None = None
+        again: list[float] = []
         for cluster in self._providers():
             if cluster.spec is None or cluster.config_maps is None:
                 continue
             for namespace, count in self._count(cluster, cluster.spec).items():
                 if not cluster.claims.covers(namespace):
+                    continue
+                rest = self._rest((cluster.id, namespace), str(count))
+                if rest > 0:
+                    again.append(rest)
                     continue
                 try:
                     await self._write(cluster.config_maps, (cluster.id, namespace), str(count))
@@ -69,7 +88,19 @@ class LentNamespaces:
                     failure = error
         if failure is not None:
             raise failure
-        return REFUSED_SECONDS if self._refused else None
+        if self._refused:
+            again.append(REFUSED_SECONDS)
+        return min(again, default=None)
+
+    def _rest(self, place: Place, count: str) -> float:
+        """Return in how many seconds a number is worth a write; a place in use or out of it, now.
+
+        What was said already is for ``_write`` to know.
+        """
+        said, when = self._written.get(place, ("0", 0.0))
+        if count in (said, "0") or said == "0":
+            return 0.0
+        return when + COUNT_SECONDS - time.monotonic()
 
     def _count(self, cluster: clusters.Cluster, spec: objects.RemoteClusterSpec) -> dict[str, int]:
         counted: collections.Counter[str] = collections.Counter(
@@ -83,7 +114,7 @@ class LentNamespaces:
     async def _write(
         self, config_maps: ports.Objects[objects.ConfigMap], place: Place, count: str
     ) -> None:
-        if self._written.get(place) == count:
+        if self._written.get(place, ("", 0.0))[0] == count:
             return
         if time.monotonic() < self._refused.get(place, 0.0):
             return
@@ -99,7 +130,7 @@ class LentNamespaces:
             self._refused[place] = time.monotonic() + REFUSED_SECONDS
             return
         self._refused.pop(place, None)
-        self._written[place] = count
+        self._written[place] = (count, time.monotonic())
 
     async def _change(
         self, config_maps: ports.Objects[objects.ConfigMap], namespace: str, count: str

@@ -74,7 +74,12 @@ class StatusBack:
         again = None
         if not found.cluster.local and claim is not None:
             again = await self._pass_on(found, found.twin, claim)
-        await keeping.protect(self._consumer, found.cluster, volume, found.twin)
+        # The mark of one that was handed over a moment ago may not be in the cache: two watches.
+        age = twin_reconciler.age_seconds(volume)
+        if not found.twin.handed_over and 0 <= age < CACHE_LAG_SECONDS:
+            again = CACHE_LAG_SECONDS - age
+        else:
+            await keeping.protect(self._consumer, found.cluster, volume, found.twin)
         await keeping.note(self._consumer, found.cluster, volume, found.twin)
         return again
 
@@ -122,7 +127,7 @@ class StatusBack:
         """Tell the claim's owner what is said against a remote twin; return when to ask again."""
         complaint = _complaint_of(twin)
         again: float | None = None
-        if not complaint and not twin.spec.volume_name:
+        if not complaint and not twin.spec.volume_name and not claim.deleting:
             age = twin_reconciler.age_seconds(twin)
             if age < FIRST_QUESTION_SECONDS:
                 return FIRST_QUESTION_SECONDS - age

@@ -8,6 +8,7 @@ those of the virtual volumes, also of the retained ones: they say where data is.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -17,6 +18,11 @@ from csi_liqo.service.controller import description
 
 AGAIN_SECONDS: Final = 60.0
 """The ConfigMap is not watched, so what somebody did to it is undone by writing it again."""
+LOOK_SECONDS: Final = 0.3
+"""The time between two looks at all volumes, which cost more the more there are."""
+COUNT_SECONDS: Final = 5.0
+"""How long a number may be out of date: the policies go by which there are, and only their
+texts have the numbers. A hundred volumes are not a hundred writes."""
 
 
 class TeardownFacts:
@@ -36,11 +42,13 @@ class TeardownFacts:
         self._driver = driver
         self._known: dict[str, str] = {}
         self._said: dict[str, str] | None = None
-        self._said_until = 0.0
+        self._said_at = 0.0
+        self._looked_at = -math.inf
 
     def doubt(self) -> None:
         """Write again what was said, as after somebody else may have written."""
-        self._said_until = 0.0
+        self._said = None
+        self._looked_at = -math.inf
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write the facts into the ConfigMap of this namespace and name.
@@ -49,15 +57,28 @@ class TeardownFacts:
             errors.PreconditionError: there is none; the manifests have it.
             errors.ApiError: it cannot be written.
         """
-        wanted = teardown.count(self._homes())
         now = asyncio.get_running_loop().time()
-        if wanted == self._said and now < self._said_until:
-            return self._said_until - now
+        rest = self._looked_at + LOOK_SECONDS - now
+        if rest > 0:
+            return rest
+        self._looked_at = now
+        wanted = teardown.count(self._homes())
+        rest = self._rest(wanted) + self._said_at - now
+        if rest > 0:
+            return rest
         await self._write(key, wanted)
         if teardown.untrue(self._known, wanted):  # from before this process
             await self._write(key, wanted)
-        self._said, self._said_until = wanted, now + AGAIN_SECONDS
+        self._said, self._said_at = wanted, now
         return AGAIN_SECONDS
+
+    def _rest(self, wanted: dict[str, str]) -> float:
+        """Return how long after the last write there need be none."""
+        if self._said is None:
+            return -math.inf
+        if wanted == self._said:
+            return AGAIN_SECONDS
+        return COUNT_SECONDS if wanted.keys() == self._said.keys() else -math.inf
 
     async def _write(self, key: tuple[str, str], wanted: dict[str, str]) -> None:
         namespace, name = key
@@ -74,13 +95,17 @@ class TeardownFacts:
             ) from error
 
     def _homes(self) -> Iterable[teardown.Home]:
-        for volume in self._volumes.all():
-            source = volume.spec.csi
-            if source is None or source.driver != self._driver:
-                continue
-            if names.FORGOTTEN_ANNOTATION in volume.metadata.annotations:
-                continue
-            home = description.home_of(volume)
-            if home and home != self._cluster_id:
-                claim = volume.spec.claim_ref
-                yield home, claim.namespace if claim is not None else ""
+        return filter(None, map(self.home_of, self._volumes.all()))
+
+    def home_of(self, volume: objects.PersistentVolume | None) -> teardown.Home | None:
+        """Return the place of a volume that is counted; None when it is not."""
+        source = volume.spec.csi if volume is not None else None
+        if volume is None or source is None or source.driver != self._driver:
+            return None
+        if names.FORGOTTEN_ANNOTATION in volume.metadata.annotations:
+            return None
+        home = description.home_of(volume)
+        if not home or home == self._cluster_id:
+            return None
+        claim = volume.spec.claim_ref
+        return home, claim.namespace if claim is not None else ""
