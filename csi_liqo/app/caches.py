@@ -11,7 +11,16 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from csi_liqo.kube import api, collection, indexes, liqo, namespaces, resources, sources
+from csi_liqo.kube import (
+    api,
+    collection,
+    event_warnings,
+    indexes,
+    liqo,
+    namespaces,
+    resources,
+    sources,
+)
 from csi_liqo.model import controller_settings, errors, names, objects, twins
 from csi_liqo.service.controller import clusters, description, negotiation
 
@@ -67,7 +76,7 @@ class Caches:
             nodes=self.nodes,
             csi_nodes=self.csi_nodes,
             csi_drivers=self.csi_drivers,
-            warnings=collection.EventWarnings(self._calls),
+            warnings=event_warnings.EventWarnings(self._calls),
         )
 
     async def fill(self, group: asyncio.TaskGroup) -> None:

@@ -17,6 +17,7 @@ from csi_liqo.kube import (
     api,
     collection,
     connection,
+    event_warnings,
     indexes,
     liqo,
     namespaces,
@@ -94,7 +95,7 @@ class _View:
             nodes=nodes,
             csi_nodes=part(resources.CSI_NODES),
             csi_drivers=part(resources.CSI_DRIVERS),
-            warnings=collection.EventWarnings(calls),
+            warnings=event_warnings.EventWarnings(calls),
         )
         self._local = (*self._parts(), *([remote_clusters] if remote_clusters else []))
         self._liqo = liqo.LiqoClusters(calls, watches, nodes) if source.of_liqo else None

@@ -15,7 +15,17 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from csi_liqo.kube import api, backoff, collection, contact, indexes, resources, spread, store
+from csi_liqo.kube import (
+    api,
+    backoff,
+    collection,
+    contact,
+    event_warnings,
+    indexes,
+    resources,
+    spread,
+    store,
+)
 from csi_liqo.model import errors, names, objects
 from csi_liqo.service.controller import clusters
 
@@ -124,7 +134,7 @@ class Session:
         lines.calls.gate = circuit.call
         lines.watches.gate = circuit.opening
         lines.watches.on_break = circuit.broke
-        self._warnings = collection.EventWarnings(lines.calls, ears.on_silence)
+        self._warnings = event_warnings.EventWarnings(lines.calls, ears.on_silence)
         self._config_maps = collection.Collection(lines.calls, lines.watches, resources.CONFIG_MAPS)
         self._optional: list[collection.Collection[Any]] = []
         self._volumes = self._granted(

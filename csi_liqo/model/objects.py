@@ -382,7 +382,14 @@ class Namespace(Object, frozen=True):
     """A Namespace, of which only the uid is of use: kube-system's names a cluster."""
 
 
+class EventObject(Struct, frozen=True):
+    uid: str = ""
+
+
 class Event(Object, frozen=True):
+    """``involved_object`` is what it is about."""
+
+    involved_object: EventObject = EventObject()
     type: str = ""
     reason: str = ""
     message: str = ""

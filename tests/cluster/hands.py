@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from csi_liqo.kube import api, collection, indexes, resources
+from csi_liqo.kube import api, collection, event_warnings, indexes, resources
 from csi_liqo.model import names, objects
 from csi_liqo.service.controller import adoption, clusters, disposal, inventory, repair
 from csi_liqo.service.controller import twins as twin_service
@@ -96,7 +96,7 @@ async def hands(
             nodes=kept(rome, resources.NODES, indexes=indexes.NODES),
             csi_nodes=kept(rome, resources.CSI_NODES),
             csi_drivers=kept(rome, resources.CSI_DRIVERS),
-            warnings=collection.EventWarnings(rome),
+            warnings=event_warnings.EventWarnings(rome),
         )
         provider = clusters.Cluster(
             id="milan",
@@ -111,7 +111,7 @@ async def hands(
             if reads_volumes
             else None,
             classes=None,
-            warnings=collection.EventWarnings(milan),
+            warnings=event_warnings.EventWarnings(milan),
             spec=objects.RemoteClusterSpec(
                 cluster_id="milan",
                 namespace_mapping=objects.NamespaceMapping(

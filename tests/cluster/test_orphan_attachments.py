@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from csi_liqo.kube import api, collection, indexes, resources
+from csi_liqo.kube import api, collection, event_warnings, indexes, resources
 from csi_liqo.reconcilers import attachments as attachment_reconciler
 from csi_liqo.service.controller import clusters
 from tests import control_planes
@@ -36,7 +36,7 @@ async def attachments_without_volumes(
             "csi_drivers": collection.Collection(rome, rome, resources.CSI_DRIVERS),
         }
         consumer = clusters.Consumer(
-            cluster_id="rome", warnings=collection.EventWarnings(rome), **nothing
+            cluster_id="rome", warnings=event_warnings.EventWarnings(rome), **nothing
         )
         try:
             yield attachment_reconciler.OrphanAttachments(consumer, shown, driver.name), shown
