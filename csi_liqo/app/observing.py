@@ -27,7 +27,14 @@ from csi_liqo.kube import (
     store,
 )
 from csi_liqo.model import errors, objects
-from csi_liqo.service.controller import adoption, clusters, inventory, negotiation, repair
+from csi_liqo.service.controller import (
+    adoption,
+    clusters,
+    description,
+    inventory,
+    negotiation,
+    repair,
+)
 from csi_liqo.service.tools import told, virtual
 from csi_liqo.service.tools.doctor import providers as provider_checks
 
@@ -109,6 +116,7 @@ class _View:
             mapped_namespaces=self._mapped_namespaces,
             patience_seconds=CONTACT_SECONDS,
             exec_plugins=known.exec_plugins,
+            remembered=self._remembered_identity,
         )
         self._providers = providers.Providers(around, self._sources)
         self._everywhere = clusters.Clusters(self._consumer, self._providers)
@@ -188,6 +196,9 @@ class _View:
             self._consumer.volumes.all(),
             self._consumer.claims.all(),
         )
+
+    def _remembered_identity(self, cluster_id: str) -> str:
+        return description.remembered_identity(self._consumer.volumes.all(), cluster_id)
 
     async def _mapped_namespaces(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
         if not negotiation.maps_unnamed(spec):
