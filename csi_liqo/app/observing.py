@@ -162,13 +162,13 @@ class _View:
         if self._liqo is None:
             return ()
         self._begin(self._liqo.keep())
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONTACT_SECONDS):
-                await self._liqo.filled.wait()
-        except TimeoutError:
-            why = self._liqo.complaint or "the API server does not answer in time"
-            return (f"what only Liqo describes ({why})",)
-        return ()
+                await self._liqo.settle()
+        if self._liqo.filled.is_set():
+            return ()
+        why = self._liqo.complaint or "the API server does not answer in time"
+        return (f"what only Liqo describes ({why})",)
 
     async def close(self) -> None:
         """End every watch."""
@@ -186,7 +186,9 @@ class _View:
         return tuple(getattr(consumer, kind) for kind in kinds)
 
     def _failed(self, error: errors.ApiError | None) -> None:
-        if isinstance(error, errors.ApiForbiddenError) and not self._refused.done():
+        """Give up at what waiting does not heal: no right, no credential, no such kind."""
+        final = isinstance(error, (errors.ApiForbiddenError, errors.ApiNotFoundError))
+        if error is not None and (final or error.status == 401) and not self._refused.done():
             self._refused.set_exception(error)
 
     def _namespaces_in_use(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:

@@ -48,7 +48,10 @@ def doctor(
     if repair:
         from csi_liqo.app import recovering
 
-        for mended in asyncio.run(recovering.mend(at, given, driver_name)):
+        done, hidden = asyncio.run(recovering.mend(at, given, driver_name))
+        for what in hidden:
+            print(f"out of sight: {what}; no twin was repaired there", file=sys.stderr)
+        for mended in done:
             told = f"not repaired: {mended.trouble}" if mended.trouble else f"twin {mended.twin}"
             print(f"volume {mended.volume}: {told}", file=sys.stderr)
     found = asyncio.run(tools.examine(at, given))

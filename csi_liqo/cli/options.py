@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from csi_liqo.service.tools import told
 
 DEFAULT_DRIVER = names.DEFAULT_DRIVER
+
+INCOMPLETE: Final = 3
+"""Exit code of a list that was printed and is not whole: a cluster could not be looked at."""
 
 
 class Format(StrEnum):

@@ -85,7 +85,7 @@ class Providers:
     def trouble(self, cluster_id: str) -> str:
         claiming = self._claiming(cluster_id)
         if not claiming:
-            return f"{self._remote_clusters.kinds} has clusterID {cluster_id}"
+            return self._remote_clusters.why_unknown(cluster_id)
         report = self.report(claiming[0].name)
         return "" if report is None or report.connected else report.message
 
