@@ -106,6 +106,10 @@ class Caches:
             used.add(negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace))
         return used - {""}
 
+    def remembered_identity(self, cluster_id: str) -> str:
+        """Return by what identity the volumes of a provider know it; empty when none does."""
+        return description.remembered_identity(self.volumes.all(), cluster_id)
+
     async def mapped_namespaces(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
         """Return the namespaces of a provider that its mapping leads to without naming them.
 

@@ -71,6 +71,7 @@ class Controller:
             namespaces_in_use=known.namespaces_in_use,
             mapped_namespaces=known.mapped_namespaces,
             exec_plugins=settings.allowed_exec_plugins,
+            remembered=known.remembered_identity,
         )
         self._providers = providers.Providers(around, known.sources)
         known.claims.store.listen(self._attempted)

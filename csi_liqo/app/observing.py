@@ -28,7 +28,14 @@ from csi_liqo.kube import (
     store,
 )
 from csi_liqo.model import errors, objects
-from csi_liqo.service.controller import adoption, clusters, inventory, negotiation, repair
+from csi_liqo.service.controller import (
+    adoption,
+    clusters,
+    description,
+    inventory,
+    negotiation,
+    repair,
+)
 from csi_liqo.service.tools import told, virtual
 from csi_liqo.service.tools.doctor import providers as provider_checks
 
@@ -110,6 +117,7 @@ class _View:
             mapped_namespaces=self._mapped_namespaces,
             patience_seconds=CONTACT_SECONDS,
             exec_plugins=known.exec_plugins,
+            remembered=self._remembered_identity,
         )
         self._providers = providers.Providers(around, self._sources)
         self._everywhere = clusters.Clusters(self._consumer, self._providers)
@@ -155,13 +163,13 @@ class _View:
         if self._liqo is None:
             return ()
         self._begin(self._liqo.keep())
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONTACT_SECONDS):
-                await self._liqo.filled.wait()
-        except TimeoutError:
-            why = self._liqo.complaint or "the API server does not answer in time"
-            return (f"what only Liqo describes ({why})",)
-        return ()
+                await self._liqo.settle()
+        if self._liqo.filled.is_set():
+            return ()
+        why = self._liqo.complaint or "the API server does not answer in time"
+        return (f"what only Liqo describes ({why})",)
 
     async def close(self) -> None:
         """End every watch."""
@@ -179,7 +187,9 @@ class _View:
         return tuple(getattr(consumer, kind) for kind in kinds)
 
     def _failed(self, error: errors.ApiError | None) -> None:
-        if isinstance(error, errors.ApiForbiddenError) and not self._refused.done():
+        """Give up at what waiting does not heal: no right, no credential, no such kind."""
+        final = isinstance(error, (errors.ApiForbiddenError, errors.ApiNotFoundError))
+        if error is not None and (final or error.status == 401) and not self._refused.done():
             self._refused.set_exception(error)
 
     def _namespaces_in_use(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
@@ -189,6 +199,9 @@ class _View:
             self._consumer.volumes.all(),
             self._consumer.claims.all(),
         )
+
+    def _remembered_identity(self, cluster_id: str) -> str:
+        return description.remembered_identity(self._consumer.volumes.all(), cluster_id)
 
     async def _mapped_namespaces(self, spec: objects.RemoteClusterSpec) -> Iterable[str]:
         if not negotiation.maps_unnamed(spec):

@@ -74,10 +74,16 @@ async def twins_left(
         return found, (*hidden, *more)
 
 
-async def mend(where: tools.Where, given: told.Told, driver: str) -> list[mending.Mended]:
-    """Repair every twin that somebody deleted; see ``mending.mend``."""
+async def mend(
+    where: tools.Where, given: told.Told, driver: str
+) -> tuple[list[mending.Mended], tuple[str, ...]]:
+    """Repair every twin that somebody deleted; see ``mending.mend``.
+
+    Returns what was done, and which clusters could not be looked at.
+    """
     async with _sight(where, given, driver) as sight:
-        return await mending.mend(sight.consumer, sight.everywhere, sight.repair)
+        done = await mending.mend(sight.consumer, sight.everywhere, sight.repair)
+        return done, sight.out_of_sight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,10 @@ def doctor(
     if repair:
         from csi_liqo.app import recovering
 
-        for mended in options.run(recovering.mend(at, given, driver_name)):
+        done, hidden = options.run(recovering.mend(at, given, driver_name))
+        for what in hidden:
+            print(f"out of sight: {what}; no twin was repaired there", file=sys.stderr)
+        for mended in done:
             told = f"not repaired: {mended.trouble}" if mended.trouble else f"twin {mended.twin}"
             print(f"volume {mended.volume}: {told}", file=sys.stderr)
     found = options.run(tools.examine(at, given))

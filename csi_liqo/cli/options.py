@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Coroutine
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DRIVER = names.DEFAULT_DRIVER
 T = TypeVar("T")
+
+INCOMPLETE: Final = 3
+"""Exit code of a list that was printed and is not whole: a cluster could not be looked at."""
 
 
 class Format(StrEnum):

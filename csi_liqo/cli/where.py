@@ -78,7 +78,8 @@ def where(
     """Tell where the data of each virtual claim is.
 
     Reads this cluster's claims and volumes and nothing else. With --orphans or --retained
-    it looks into the providers as well, with the credentials that the driver has.
+    it looks into the providers as well, with the credentials that the driver has, and exits
+    with 3 when one of them could not be looked at, because the list is not whole then.
     """
     from csi_liqo.app import tools
 
@@ -115,7 +116,7 @@ def _print_left(
     import dataclasses
 
     for what in hidden:
-        print(f"out of sight: {what}; twins there are not listed", file=sys.stderr)
+        print(f"out of sight: {what}; this list is not whole, without twins there", file=sys.stderr)
     if output.is_document(form):
         output.print_document([dataclasses.asdict(twin) for twin in left], form)
     elif left:
@@ -128,7 +129,10 @@ def _print_left(
         ]
         output.print_table(_LEFT, cells, wide=form is options.Format.WIDE)
     else:
-        print("no such twins found", file=sys.stderr)
+        where_seen = " in the clusters that could be looked at" if hidden else ""
+        print(f"no such twins found{where_seen}", file=sys.stderr)
+    if hidden:
+        raise typer.Exit(options.INCOMPLETE)
 
 
 class _Live:

@@ -45,7 +45,9 @@ class Surroundings:
     provider's namespaces may hold twins, ``mapped_namespaces`` which others a mapping leads
     to, where it names none. ``exec_plugins`` are the programs that a
     kubeconfig may start. ``patience_seconds`` is how long a call waits for a connection that
-    is being made, as after a start.
+    is being made, as after a start. ``remembered`` is the identity by which the volumes of a
+    cluster id know it, empty when none does: its description, which else remembers it, can be
+    deleted and made again with another cluster behind it.
     """
 
     consumer_id: str
@@ -57,6 +59,7 @@ class Surroundings:
     mapped_namespaces: Callable[[objects.RemoteClusterSpec], Awaitable[Iterable[str]]]
     exec_plugins: Collection[str] = ()
     patience_seconds: float = 5.0
+    remembered: Callable[[str], str] = lambda _: ""
 
 
 class Connection:
@@ -72,7 +75,8 @@ class Connection:
         self.cluster: clusters.Cluster | None = None
         """What the services see of the provider, from the first connection on."""
         self._closing = remote.deleting
-        self._identity = remote.status.identity
+        self._uid = remote.uid
+        self._identity = remote.status.identity or around.remembered(remote.spec.cluster_id)
         self._around = around
         self._session: session.Session | None = None
         self._kubeconfig_text = ""
@@ -93,8 +97,8 @@ class Connection:
     def adopts(self, remote: objects.RemoteCluster) -> bool:
         """Take in a changed description if the connection may stay; False when it may not."""
         spec = remote.spec
-        same_id = spec.cluster_id == self.spec.cluster_id
-        if not same_id or spec.kubeconfig_secret_ref != self.spec.kubeconfig_secret_ref:
+        same = remote.uid == self._uid and spec.cluster_id == self.spec.cluster_id
+        if not same or spec.kubeconfig_secret_ref != self.spec.kubeconfig_secret_ref:
             return False
         self.spec, self._closing = spec, remote.deleting
         self._show()
@@ -206,6 +210,7 @@ class Connection:
                 self._contact.renew()
                 logger.info("provider %s: credential renewed", self.name)
         self._identity, self._kubeconfig_text = found, text
+        self._show()
 
     async def _begin(
         self, lines: session.Lines, grants: session.Grants, tasks: asyncio.TaskGroup
@@ -232,7 +237,6 @@ class Connection:
         except errors.Error:
             await self._end()
             raise
-        self._show()
         logger.info("connected to provider %s", self.name)
 
     async def _end(self) -> None:
@@ -262,6 +266,7 @@ class Connection:
         found = await self._identify(begun.lines)
         if found != self._identity:
             self._identity = found  # the same cluster, known by more than before
+            self._show()
             self._say()
 
     async def _identify(self, lines: session.Lines) -> str:
@@ -320,7 +325,9 @@ class Connection:
     def _show(self) -> None:
         """Let the services see the provider as it is described now."""
         if self._session is not None:
-            self.cluster = self._session.cluster(self.spec, closing=self._closing)
+            self.cluster = self._session.cluster(
+                self.spec, identity=self._identity, closing=self._closing
+            )
 
     def _say(self) -> None:
         self._around.on_report(self.name)

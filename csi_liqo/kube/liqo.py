@@ -50,6 +50,13 @@ class LiqoClusters:
             self._nodes.store.listen(self._node_changed)
             self.filled.set()
 
+    async def settle(self) -> None:
+        """Wait until all that Liqo says has been taken in, or reading it was refused."""
+        for kind in self._kinds:
+            await kind.settle()
+        if not self.complaint:
+            await self.filled.wait()
+
     @property
     def complaint(self) -> str:
         """What is refused; empty when nothing is."""
@@ -133,6 +140,7 @@ class _Kind(Generic[T]):
         self.objects = collection.Collection(calls, watches, resource, on_failure=self._failed)
         self.complaint = ""
         """What the API server says against reading them; empty when it lets them be read."""
+        self._refused = asyncio.Event()
 
     @property
     def synced(self) -> bool:
@@ -145,6 +153,17 @@ class _Kind(Generic[T]):
         await self._definitions.store.wait_synced()
         if _established(self._definitions.get("", self.name)):
             await self.objects.store.wait_synced()
+
+    async def settle(self) -> None:
+        """Wait until what there is to be read is known, or that it may not be read."""
+        ways = (self.wait_filled(), self._refused.wait())
+        waiting = [asyncio.ensure_future(way) for way in ways]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def keep(self) -> None:
         """Keep the objects up whenever their kind exists; ends only by being cancelled."""
@@ -171,6 +190,8 @@ class _Kind(Generic[T]):
                 *(self.name, complaint),
             )
         self.complaint = complaint
+        if complaint:
+            self._refused.set()
 
 
 def _established(definition: objects.Definition | None) -> bool | None:

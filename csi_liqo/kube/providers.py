@@ -43,6 +43,7 @@ class Providers:
                 known = after or before
                 assert known is not None
                 if before is None or after is None or _described(before) != _described(after):
+                    # One that was deleted and made again between two lists is another, too.
                     changes.put_nowait(known.name)
                 elif before.status.identity and not after.status.identity:
                     with contextlib.suppress(KeyError):
@@ -84,7 +85,7 @@ class Providers:
     def trouble(self, cluster_id: str) -> str:
         claiming = self._claiming(cluster_id)
         if not claiming:
-            return f"{self._remote_clusters.kinds} has clusterID {cluster_id}"
+            return self._remote_clusters.why_unknown(cluster_id)
         report = self.report(claiming[0].name)
         return "" if report is None or report.connected else report.message
 
@@ -123,5 +124,5 @@ class Providers:
         return [c for c in self._connections.values() if c.spec.cluster_id == cluster_id]
 
 
-def _described(remote: objects.RemoteCluster) -> tuple[objects.RemoteClusterSpec, bool]:
-    return remote.spec, remote.deleting
+def _described(remote: objects.RemoteCluster) -> tuple[str, objects.RemoteClusterSpec, bool]:
+    return remote.uid, remote.spec, remote.deleting

@@ -195,7 +195,9 @@ class Session:
         if isinstance(self._claims, spread.SpreadClaims):
             await self._claims.wait_explored(EXPLORE_SECONDS)
 
-    def cluster(self, spec: objects.RemoteClusterSpec, *, closing: bool) -> clusters.Cluster:
+    def cluster(
+        self, spec: objects.RemoteClusterSpec, *, identity: str, closing: bool
+    ) -> clusters.Cluster:
         """Return what the services see of the provider."""
         return clusters.Cluster(
             id=spec.cluster_id,
@@ -208,6 +210,7 @@ class Session:
             config_maps=self._config_maps,
             spec=spec,
             closing=closing,
+            identity=identity,
         )
 
     async def _explore(self, claims: spread.SpreadClaims) -> None:

@@ -32,8 +32,13 @@ class Sources:
         self._remote_clusters = remote_clusters
         self._liqo = liqo_clusters
         self.store: store.Store[objects.RemoteCluster] = store.Store()
-        self.kinds: str = _KINDS[remote_clusters is not None, liqo_clusters is not None]
-        """What was looked for in vain when a cluster id is unknown."""
+        self._kinds: str = _KINDS[remote_clusters is not None, liqo_clusters is not None]
+
+    def why_unknown(self, cluster_id: str) -> str:
+        """Say what was looked for in vain, and what could not be looked at."""
+        text = f"{self._kinds} has clusterID {cluster_id}"
+        hidden = self._liqo.complaint if self._liqo is not None else ""
+        return f"{text}, as far as may be read: {hidden}" if hidden else text
 
     def follow(self) -> None:
         """Take in what there is and each change; call once, when RemoteClusters are in sync."""

@@ -72,14 +72,21 @@ def forge_on_volume(
     claim: objects.Claim | None,
     health: Health | None,
     facts: Facts | None,
+    identity: str = "",
 ) -> dict[str, Any] | None:
     """Return the patch that makes a virtual volume show this; None when it does already.
+
+    ``identity`` is that of the cluster where its twin was looked for. It is noted from the
+    moment when there is data to lose, and then kept up: one that changes was accepted.
 
     ``claim`` is the one it is bound to. A capacity is only ever raised, and not while an
     expansion is wanted: the resizer then writes it. Another writer of a capacity makes the
     patch fail, so that a stale one never lowers it.
     """
     annotations = _changes(volume, health, facts)
+    noted = volume.metadata.annotations.get(names.IDENTITY_ANNOTATION)
+    if identity and identity != noted and (noted or facts is not None):
+        annotations[names.IDENTITY_ANNOTATION] = identity
     raised = _raised(facts, volume.spec.capacity, claim)
     if not annotations and not raised:
         return None

@@ -53,7 +53,8 @@ TWINS_FACTS: Final = "twins"
 """In a provider's namespace: how many twins are in it."""
 
 IDENTITY_ANNOTATION: Final = f"{GROUP}/identity"
-"""On a virtual node that Liqo made: the identity of the provider it stood for when last seen."""
+"""On a virtual node that Liqo made: the identity of the provider it stood for when last seen.
+On a remote volume: that of the cluster where its data was when last seen there."""
 
 REAL_CLASS_ANNOTATION: Final = f"{GROUP}/real-class"
 """On the virtual volume and claim of a remote twin that is bound: its class in the provider."""

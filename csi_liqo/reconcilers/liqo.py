@@ -109,8 +109,9 @@ class LiqoProviders:
         return None
 
     async def _remember(self, node: objects.Node, report: remote_clusters.Report) -> None:
+        """Note whom a node stands for; also what its volumes remember, to be taken off there."""
         known = node.metadata.annotations.get(names.IDENTITY_ANNOTATION, "")
-        if report.connected and report.identity and report.identity != known:
+        if report.identity not in ("", known) and (report.connected or not known):
             annotations = {names.IDENTITY_ANNOTATION: report.identity}
             patch = {"metadata": {"uid": node.uid, "annotations": annotations}}
             await self._nodes.patch("", node.name, patch)

@@ -100,13 +100,14 @@ class StatusBack:
         shown: health.Health | None = found.health
         if found.health is health.Health.HEALTHY and (facts is None):
             shown = None
-        patch = health.forge_on_volume(volume, claim, shown, facts)
+        identity = found.cluster.identity
+        patch = health.forge_on_volume(volume, claim, shown, facts, identity)
         if patch is not None:
             await self._consumer.volumes.patch("", volume.name, patch)
             await _seen(
                 self._consumer.volumes,
                 volume,
-                lambda now: health.forge_on_volume(now, claim, shown, facts) is None,
+                lambda now: health.forge_on_volume(now, claim, shown, facts, identity) is None,
             )
         if claim is None or not claim.bound:
             return

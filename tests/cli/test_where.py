@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -107,34 +108,12 @@ async def test_watching_on_a_terminal_shows_one_table_that_changes(
 ) -> None:
     await driver.claim_on("first", "rome-1")
     await driver.bound("first")
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (40, 200))
-    shown = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    with os.fdopen(ours, "rb", buffering=0) as screen:
-        protocol = asyncio.StreamReaderProtocol(shown)
-        transport, _ = await loop.connect_read_pipe(lambda: protocol, screen)
-        process = await asyncio.create_subprocess_exec(
-            *(*fabric.PROGRAM, "where", "--watch", "-n", desk.namespace),
-            stdout=theirs,
-            env={**os.environ, "KUBECONFIG": str(reader), "TERM": "xterm"},
-        )
-        os.close(theirs)
-        try:
-            async with asyncio.timeout(40):
-                await shown.readuntil(b"REAL CLASS")
-                await shown.readuntil(b"first")
-                await driver.claim_on("second", "rome-2")
-                await shown.readuntil(b"REAL CLASS")
-                await shown.readuntil(b"second")
-            process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(20):
-                assert await process.wait() in (130, -signal.SIGINT)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            transport.close()
+    async with on_a_terminal(desk, reader) as screen:
+        await screen.shows("first")
+        await driver.claim_on("second", "rome-2")
+        await screen.shows("first", "second")
+        assert await screen.interrupt() in (130, -signal.SIGINT)
+    await driver.bound("second")  # what is half made would outlive the driver
 
 
 async def test_without_the_right_to_read_volumes_the_error_says_so_in_one_line(
@@ -177,3 +156,69 @@ class watching:  # noqa: N801  # used like a function
     async def __aexit__(self, *_: object) -> None:
         self._process.terminate()
         await self._process.wait()
+
+
+class Screen:
+    """A terminal of 200 columns on which `where --watch` runs."""
+
+    def __init__(self, shown: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
+        self._shown = shown
+        self._process = process
+        self._text = b""
+
+    async def shows(self, *names: str) -> None:
+        """Wait until the table that was drawn last has all these; a draw may come in pieces."""
+        wanted = [name.encode() for name in names]
+        try:
+            async with asyncio.timeout(60):
+                while not all(name in self._table for name in wanted):
+                    piece = await self._shown.read(4096)
+                    assert piece, self._told
+                    self._text += piece
+        except (TimeoutError, OSError) as error:  # it hangs; or it ended, and its terminal with it
+            raise AssertionError(self._told) from error
+
+    async def interrupt(self) -> int:
+        """Do what Ctrl-C does; returns the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(30):
+            return await self._process.wait()
+
+    @property
+    def _table(self) -> bytes:
+        _, header, rows = self._text.rpartition(b"REAL CLASS")
+        return rows if header else b""
+
+    @property
+    def _told(self) -> str:
+        return f"exit code {self._process.returncode}, on the screen: {self._text.decode()}"
+
+
+@contextlib.asynccontextmanager
+async def on_a_terminal(desk: conftest.Desk, kubeconfig: pathlib.Path) -> AsyncIterator[Screen]:
+    """Run `where --watch` on a terminal of its own, whatever this one is."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 200))
+    shown = asyncio.StreamReader()
+    environment = {key: os.environ[key] for key in os.environ.keys() - {"COLUMNS", "LINES"}}
+    with os.fdopen(ours, "rb", buffering=0) as end:
+        protocol = asyncio.StreamReaderProtocol(shown)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: protocol, end)
+        process = await asyncio.create_subprocess_exec(
+            # A shell's background job ignores SIGINT, and so would all that it starts.
+            *("env", "--default-signal=INT"),
+            *(*fabric.PROGRAM, "where", "--watch", "-n", desk.namespace),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**environment, "KUBECONFIG": str(kubeconfig), "TERM": "xterm"},
+        )
+        os.close(theirs)
+        try:
+            yield Screen(shown, process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            transport.close()

@@ -148,6 +148,33 @@ async def test_another_cluster_under_liqos_id_is_not_written_to_until_a_person_a
     await control_planes.wait_until(driver.consumer, fabric.NODES, "milan", identity_is("root-ca:"))
 
 
+async def test_a_virtual_node_that_was_made_anew_is_held_against_what_its_volumes_remember(
+    beside: liqo_fabric.Beside,
+) -> None:
+    driver, tenant = beside.fabric, beside.tenant
+    await driver.claim_on("data", "milan")
+    _, volume = await driver.bound("data")
+    name = volume["metadata"]["name"]
+    noted = await control_planes.wait_until(
+        driver.consumer, fabric.VOLUMES, name, identity_is("root-ca:")
+    )
+    assert noted is not None
+    milan = noted["metadata"]["annotations"]["csi.liqo.io/identity"]
+    await driver.controller.end()
+    await note_identity(driver, None)
+    before = "root-ca:of-the-one-before"
+    annotated = {"metadata": {"annotations": {"csi.liqo.io/identity": before}}}
+    await driver.consumer.merge(f"{fabric.VOLUMES}/{name}", annotated)
+    await driver.controller.start()
+
+    await tenant.said("IdentityChanged", f"it was {before}")
+    await control_planes.wait_until(driver.consumer, fabric.NODES, "milan", identity_is(before))
+
+    await note_identity(driver, None)
+    await control_planes.wait_until(driver.consumer, fabric.NODES, "milan", identity_is(milan))
+    await control_planes.wait_until(driver.consumer, fabric.VOLUMES, name, identity_is(milan))
+
+
 def identity_is(prefix: str) -> Callable[[fabric.Json | None], bool]:
     def noted(node: fabric.Json | None) -> bool:
         annotations = (node or {}).get("metadata", {}).get("annotations", {})

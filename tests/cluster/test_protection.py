@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
+import grpc
 import pytest
 
 from csi_liqo.kube import api, collection, connection, providers, resources, sources
@@ -19,9 +20,11 @@ from csi_liqo.reconcilers import lent_namespaces
 from csi_liqo.reconcilers import twins as twin_reconciler
 from csi_liqo.service.controller import twins as twin_service
 from lab import control_plane
+from lab.faults import proxy, rules
 from tests import control_planes
-from tests.cluster import fabric, hands
+from tests.cluster import calls, fabric, hands
 from tests.cluster.test_adoption import RETAINING, make_volume, remembered
+from tests.cluster.test_status_back import has_health
 
 Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
@@ -176,6 +179,70 @@ async def test_a_forgotten_volume_keeps_its_data_though_its_home_is_in_sight(
     )
     await driver.volume_gone(made.name)
     assert await driver.settled(before) == []
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["begun", "done"])
+async def test_a_volume_is_not_deleted_while_the_cache_does_not_show_the_repair_of_its_twin(
+    prepared: Planes, tmp_path: Path, namespace: str, done: bool
+) -> None:
+    """Its twin is the one of before to the cache: going, or gone, and the data is elsewhere."""
+    rome = prepared[0]
+    rights = rome.kubeconfig_for(fabric.CONTROLLER_USER)
+    volumes = rules.Match(resource="persistentvolumes", is_watch=True)
+    async with (
+        proxy.FaultProxy(rights, tmp_path / "cached") as cached,
+        proxy.FaultProxy(rome.kubeconfig, tmp_path / "repairing") as repairing,
+        fabric.running(
+            *(*prepared, tmp_path, namespace), consumer_kubeconfig=cached.kubeconfig
+        ) as driver,
+    ):
+        before = await driver.snapshot()
+        made = await make_volume(driver, "rome-1", "csi-liqo")
+        marker = await made.marker()
+        real = (await made.real())["metadata"]["uid"]
+        handle = str(
+            (await driver.consumer.get(f"{fabric.VOLUMES}/{made.name}"))["spec"]["csi"][
+                "volumeHandle"
+            ]
+        )
+        await made.delete_twin()
+        await control_planes.wait_until(
+            driver.consumer, fabric.VOLUMES, made.name, has_health("TwinDeleted")
+        )
+        cached.silence_watches(volumes)
+        caller = calls.Caller(driver)
+        async with hands.hands(driver, consumer_kubeconfig=repairing.kubeconfig) as use:
+            if done:
+                await use.repair.repair(made.name)
+            else:
+                pause = repairing.pause_at(1, rules.When.AFTER)  # only the note was written
+                task = asyncio.create_task(use.repair.repair(made.name))
+                await pause.wait_until_reached()
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                pause.drop()
+
+            code, text = await caller.delete(handle)
+
+            assert code is grpc.StatusCode.ABORTED
+            assert "is being made again" in text
+            twin = await made.twin()
+            assert FINALIZER in twin["metadata"]["finalizers"]
+            assert done is ("deletionTimestamp" not in twin["metadata"])
+            await use.repair.repair(made.name)
+        await caller.close()
+        cached.end_silence()
+        assert (await made.real())["metadata"]["uid"] == real
+        assert marker.read_text() == "precious"
+        await control_planes.wait_until(driver.consumer, fabric.VOLUMES, made.name, is_well)
+        await driver.drop("data")
+        await driver.volume_gone(made.name)
+        assert await driver.settled(before) == []
+
+
+def is_well(volume: fabric.Json | None) -> bool:
+    annotations = (volume or {"metadata": {}})["metadata"].get("annotations", {})
+    return "csi.liqo.io/health" not in annotations
 
 
 async def test_a_count_that_another_replica_wrote_is_corrected_by_the_next_leader(

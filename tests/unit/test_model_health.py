@@ -103,3 +103,17 @@ def test_a_twin_has_no_facts_before_it_is_bound() -> None:
 def test_a_capacity_that_is_none_is_refused() -> None:
     with pytest.raises(errors.InvalidRequestError, match="is no quantity"):
         health.facts_of(claim("64Mi", "much"))
+
+
+def test_whose_cluster_it_is_is_noted_with_the_first_facts_and_kept_up() -> None:
+    """Without a real volume there is nothing to lose, and a write less."""
+    key = "csi.liqo.io/identity"
+    assert health.forge_on_volume(volume("100Mi"), None, None, None, "of-milan") is None
+    patch = health.forge_on_volume(volume("100Mi"), None, WELL, BOUND, "of-milan")
+    assert patch == {"metadata": {"uid": "u", "annotations": {**SHOWN, key: "of-milan"}}}
+    noted = volume("100Mi", {**SHOWN, key: "of-milan"})
+    assert health.forge_on_volume(noted, None, WELL, BOUND, "of-milan") is None
+    assert health.forge_on_volume(noted, None, WELL, BOUND, "") is None
+    accepted = health.forge_on_volume(noted, None, health.Health.GONE, None, "of-turin")
+    assert accepted is not None
+    assert accepted["metadata"]["annotations"][key] == "of-turin"

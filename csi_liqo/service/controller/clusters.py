@@ -49,6 +49,8 @@ class Cluster:
     """Only to be written, in a provider's namespaces; whether that is granted, trying tells."""
     spec: objects.RemoteClusterSpec | None = None
     closing: bool = False
+    identity: str = ""
+    """What tells a provider from any other cluster; empty where nothing of it may be read."""
 
     @property
     def local(self) -> bool:

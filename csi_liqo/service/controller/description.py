@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from csi_liqo.model import (
     affinity,
     errors,
@@ -170,6 +172,22 @@ def names_twin(
         return False
     same_name = (reference.namespace, reference.name) == (twin.namespace, twin.name)
     return same_name and home_of(volume) in ("", cluster.id)
+
+
+def remembered_identity(volumes: Iterable[objects.PersistentVolume], cluster_id: str) -> str:
+    """Return by what identity the virtual volumes of a cluster id know it; empty: none does.
+
+    Forgotten volumes count, as they are there to come back. Where volumes disagree it is one
+    that no cluster has: then it is for an administrator to say which is right.
+    """
+    known = {
+        volume.metadata.annotations.get(names.IDENTITY_ANNOTATION, "")
+        for volume in volumes
+        if volume.spec.csi is not None
+        and twins.TWIN_KEY in volume.spec.csi.volume_attributes
+        and home_of(volume) == cluster_id
+    }
+    return ", ".join(sorted(known - {""}))
 
 
 def home_of(volume: objects.PersistentVolume) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from csi_liqo.model import errors, objects
+from csi_liqo.model import errors, kept, objects
 from csi_liqo.service.controller import adoption, clusters, description, ending, inventory
 from csi_liqo.service.controller import twins as twin_service
 
@@ -72,7 +72,10 @@ class Disposal:
             raise meaning from error
 
     async def _claimed(self, cluster: clusters.Cluster, twin: objects.Claim) -> bool:
-        """Whether claim or volume exist that the caches do not show yet."""
+        """Whether claim or volume exist that the caches do not show yet.
+
+        An adopted volume has the name that its twin remembers, any other one its id.
+        """
         namespace, _, name = inventory.claim_name(twin).partition("/")
         try:
             claim = await self._consumer.claims.read(namespace, name) if name else None
@@ -81,7 +84,9 @@ class Disposal:
                 bound_to = claim.spec.volume_name
                 if not bound_to:
                     return True
-            for volume_name in filter(None, {twin.volume_id, bound_to}):
+            memory = kept.kept_of(twin)
+            known_as = {twin.volume_id, bound_to, memory.name if memory is not None else ""}
+            for volume_name in filter(objects.is_object_name, known_as):
                 volume = await self._consumer.volumes.read("", volume_name)
                 if volume is not None and _may_name(volume, cluster, twin):
                     return True

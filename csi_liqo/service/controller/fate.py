@@ -65,6 +65,7 @@ async def look(
     fresh = await consumer.volumes.read("", volume.name)
     if fresh is None or fresh.uid != volume.uid or going(fresh):
         return None
+    reference = description.twin_of(fresh)  # a repair may have given it another
     twin = await cluster.claims.read(reference.namespace, reference.name)
     return _judge(cluster, reference, twin)
 

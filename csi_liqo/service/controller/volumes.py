@@ -243,13 +243,18 @@ class Volumes:
                 f"{names.CONSUMER_LABEL}={self._consumer.cluster_id}, so it is not touched; set "
                 "the label again to let it be deleted"
             )
+        if twin.deleting:
+            await self._refuse_repaired(volume_id, reference)
         watch.follow(cluster, twin)
         await self._twins.release(cluster, twin)
         if twin is cached:
             self._ended.note(twin.uid)
 
     async def _refuse_repaired(self, volume_id: str, reference: twins.TwinRef) -> None:
-        """A twin that is gone may have a successor which the cached volume does not name yet."""
+        """See that a twin which is gone, or going, is not being made again.
+
+        The cached volume may not say so yet, nor name the twin's successor.
+        """
         for cached in self._consumer.volumes.select(clusters.BY_HANDLE, volume_id):
             volume = await self._consumer.volumes.read("", cached.name)
             if volume is not None and (
