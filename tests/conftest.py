@@ -12,6 +12,7 @@ ONE_AT_A_TIME: Final = "e2e"
 """The folder whose tests share a whole lab, and the longest: it begins first."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process, because they share what it starts."""
     for item in items:
