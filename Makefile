@@ -40,7 +40,7 @@ image: $(INSTALLED)  ## Build the driver's container image
 
 .PHONY: test
 test: check binaries  ## Everything: the checks, then every test in one run
-	$(PYTEST) --numprocesses=3 --dist=loadgroup --no-loadscope-reorder $(ARGS)
+	$(PYTEST) --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: unit
 unit: $(INSTALLED)  ## The tests that need neither root nor a cluster

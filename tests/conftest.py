@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import pathlib
 from typing import Final
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-ROOT: Final = pathlib.Path(__file__).parent
-ONE_AT_A_TIME: Final = "e2e"
-"""The folder whose tests share a whole lab, and the longest: it begins first."""
+WHOLE_LABS: Final = "tests/e2e/"
+"""Tests with kubelets and containers: one lab is what two cores carry beside the rest."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Keeps together what shares API servers: the tests of a file, and those on whole labs."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, _ = nodeid.partition("::")
+        return WHOLE_LABS if file.startswith(WHOLE_LABS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, because they share what it starts."""
-    for item in items:
-        group = ONE_AT_A_TIME if _is_alone(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=_is_alone, reverse=True)
-
-
-def _is_alone(item: pytest.Item) -> bool:
-    return item.path.relative_to(ROOT).parts[0] == ONE_AT_A_TIME
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_LABS))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
