@@ -201,6 +201,7 @@ async def test_who_opens_the_fence_of_the_namespace_may_delete_it(driver: fabric
 async def test_without_the_config_map_the_namespace_stays(driver: fabric.Fabric) -> None:
     """It comes back with the manifests, empty, and the driver says what is so."""
     await said(driver, "no")
+    await driver.controller.end()  # it says again what is so once a minute
     try:
         await delete(driver, f"{CONFIG_MAPS}/csi-liqo-fence")
         await answered(driver, "no params found", dry=True)
@@ -208,7 +209,6 @@ async def test_without_the_config_map_the_namespace_stays(driver: fabric.Fabric)
         fabric.kubectl(driver.rome, "apply", "-k", str(fabric.ROOT / "deploy"))
     await answered(driver, "has not said yet", dry=True)
 
-    await driver.controller.end()
     await driver.controller.start()
     await said(driver, "no")
 
