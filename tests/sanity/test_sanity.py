@@ -106,6 +106,9 @@ async def test_csi_sanity_passes_and_skips_only_what_is_listed(
     assert passed
     assert skipped == program.listed("skipped.txt", "skipped-attach-false.txt")
     after = await leaks.snapshot_cluster("rome", rome.kubeconfig, hostpath=rome.hostpath_directory)
-    assert leaks.difference(before, after) == []
+    # The controller clears away at its start what said how much room an earlier test's class had.
+    cleared = "- rome: csistoragecapacities "
+    left = [entry for entry in leaks.difference(before, after) if not entry.startswith(cleared)]
+    assert left == []
     with contextlib.suppress(FileNotFoundError):
         assert os.listdir(plugin.node_socket.parent / "journal") == []

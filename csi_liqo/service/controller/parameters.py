@@ -60,7 +60,7 @@ def parse(given: Mapping[str, str]) -> Parameters:
     )
 
 
-class ClaimGoneError(errors.Error):
+class ClaimGoneError(errors.PreconditionError):
     """The claim that a volume was asked for does not exist any more."""
 
 
