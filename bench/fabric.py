@@ -6,7 +6,6 @@ pods are scheduled and never run. So nothing but what is measured takes the proc
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import pathlib
@@ -31,15 +30,11 @@ REMOTE_CLUSTERS: Final = "/apis/csi.liqo.io/v1alpha1/remoteclusters"
 CONSUMER_USER: Final = "system:serviceaccount:csi-liqo-consumers:rome"
 _PROVIDER: Final = settings.REPOSITORY / "deploy" / "provider"
 NAMESPACED_GRANTS: Final = ("claims", "events")
-GRANTS: Final = tuple(
-    name
-    for name in ("offered-classes", "volumes", "capacity", "identity")
-    if (_PROVIDER / f"{name}.yaml").exists()
-)
+GRANTS: Final = ("offered-classes", "volumes", "capacity", "identity")
 
 # Nodes whose kubelets do not exist must not be found dead.
 _ARGUMENTS: Final = {control_plane.CONTROLLERS: ["--node-monitor-grace-period=24h"]}
-_READY_SECONDS: Final = 60.0
+READY_SECONDS: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,8 +93,12 @@ async def running(owner: instance.Instance, report: Report) -> AsyncIterator[Fab
         beside = await stack.enter_async_context(drivers(rome, owner.binaries, directory))
         consumer = await stack.enter_async_context(await api.Api.of(rome.kubeconfig))
         provider = await stack.enter_async_context(await api.Api.of(milan.kubeconfig))
-        await wait_until(consumer, REMOTE_CLUSTERS, milan.name, is_ready)
-        await wait_until(consumer, _accounts(), "default", lambda item: item is not None)
+        await mirror.wait_until(
+            consumer, REMOTE_CLUSTERS, milan.name, is_ready, timeout_seconds=READY_SECONDS
+        )
+        await mirror.wait_until(
+            consumer, _accounts(), "default", _is_there, timeout_seconds=READY_SECONDS
+        )
         yield Fabric(rome, milan, consumer, provider, beside)
 
 
@@ -254,39 +253,8 @@ async def drivers(
             await program.stop()
 
 
-async def wait_until(
-    server: api.Api,
-    collection: str,
-    name: str,
-    condition: Callable[[Json | None], bool],
-    *,
-    seconds: float = _READY_SECONDS,
-) -> None:
-    """Watch one object until it is as described; None stands for its absence.
-
-    Raises:
-        TimeoutError: it is not in time; the text has the object as last seen.
-    """
-    changed = asyncio.Event()
-    seen = mirror.Mirror(
-        server,
-        collection,
-        selectors={"fieldSelector": f"metadata.name={name}"},
-        changed=lambda _: changed.set(),
-    )
-    watching = asyncio.create_task(seen.run())
-    try:
-        async with asyncio.timeout(seconds):
-            await seen.synced.wait()
-            while not condition(next(iter(seen.objects.values()), None)):
-                await changed.wait()
-                changed.clear()
-    except TimeoutError:
-        found = next(iter(seen.objects.values()), None)
-        raise TimeoutError(f"{collection}/{name} is still {found}") from None
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+def _is_there(found: Json | None) -> bool:
+    return found is not None
 
 
 def is_ready(remote: Json | None) -> bool:

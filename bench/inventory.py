@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bench import bursts, fabric, figures, manifests, process_facts, programs, provisioning
 from csi_liqo.model import source
-from lab import api, control_plane, instance, processes
+from lab import api, control_plane, instance, mirror, processes
 
 Report = Callable[[str], None]
 Json = dict[str, Any]
@@ -206,7 +206,13 @@ async def _start(owner: instance.Instance, clusters: Clusters, name: str) -> Sta
         ready = time.monotonic() - started
         server = clusters.servers[manifests.CONSUMER]
         for provider in PROVIDERS:
-            await fabric.wait_until(server, fabric.REMOTE_CLUSTERS, provider, fabric.is_ready)
+            await mirror.wait_until(
+                server,
+                fabric.REMOTE_CLUSTERS,
+                provider,
+                fabric.is_ready,
+                timeout_seconds=fabric.READY_SECONDS,
+            )
         identity = program.identity
         assert identity is not None
         await _settled(program, identity.pid)

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import yaml
 
-from bench import fabric, manifests
-from lab import api, images, instance, lifecycle, requirements, settings, storage
+from bench import manifests
+from lab import api, images, instance, lifecycle, mirror, requirements, settings, storage
 
 Report = Callable[[str], None]
 Json = dict[str, Any]
@@ -92,9 +92,10 @@ class Lab:
         """
         began = time.time()
         await self.consumer.create(PODS, way.pod(image))
-        await fabric.wait_until(self.consumer, PODS, way.name, _is_running, seconds=180)
+        await mirror.wait_until(self.consumer, PODS, way.name, _is_running, timeout_seconds=180)
         async with asyncio.timeout(30):
-            while not (line := await self.kubectl("logs", "--timestamps", way.name)):  # noqa: ASYNC110  # nothing to watch
+            # There is nothing to watch.
+            while not (line := await self.kubectl("logs", "--timestamps", way.name)):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         said = datetime.datetime.fromisoformat(_microseconds(line.split()[0]))
         return said.timestamp() - began
@@ -104,10 +105,14 @@ class Lab:
         found = await self.consumer.find(f"{PODS}/{way.name}")
         if found is not None:
             await self.consumer.delete(f"{PODS}/{way.name}", uid=found["metadata"]["uid"])
-            await fabric.wait_until(self.consumer, PODS, way.name, _is_absent, seconds=180)
+            await mirror.wait_until(self.consumer, PODS, way.name, _is_absent, timeout_seconds=180)
         for item in (await self.consumer.get(ATTACHMENTS))["items"]:
-            await fabric.wait_until(
-                self.consumer, ATTACHMENTS, item["metadata"]["name"], _is_absent, seconds=180
+            await mirror.wait_until(
+                self.consumer,
+                ATTACHMENTS,
+                item["metadata"]["name"],
+                _is_absent,
+                timeout_seconds=180,
             )
 
     @contextlib.asynccontextmanager

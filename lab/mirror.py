@@ -116,3 +116,42 @@ class Mirror:
         if event["type"] != "BOOKMARK":
             self._changed(item)
         return str(item["metadata"]["resourceVersion"])
+
+
+async def wait_until(
+    server: api.Api,
+    collection: str,
+    name: str,
+    condition: Callable[[api.Json | None], bool],
+    *,
+    timeout_seconds: float = 30,
+) -> api.Json | None:
+    """Watch one object until it is as described; None stands for its absence.
+
+    Raises:
+        TimeoutError: it is not in time; the text has the object as last seen.
+    """
+    changed = asyncio.Event()
+    seen = Mirror(
+        server,
+        collection,
+        selectors={"fieldSelector": f"metadata.name={name}"},
+        changed=lambda _: changed.set(),
+    )
+
+    def current() -> api.Json | None:
+        return next(iter(seen.objects.values()), None)
+
+    watching = asyncio.create_task(seen.run())
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await seen.synced.wait()
+            while not condition(current()):
+                await changed.wait()
+                changed.clear()
+        return current()
+    except TimeoutError as error:
+        raise TimeoutError(f"{collection}/{name} is still {current()}") from error
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

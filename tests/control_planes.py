@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from lab import api, binaries, control_plane, mirror, settings
+from lab import api, binaries, control_plane, settings
+from lab.mirror import wait_until as wait_until  # for the tests, beside its kin
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @contextlib.contextmanager
@@ -32,44 +33,6 @@ def running(
         yield plane
     finally:
         asyncio.run(plane.down())
-
-
-async def wait_until(
-    server: api.Api,
-    collection: str,
-    name: str,
-    condition: Callable[[api.Json | None], bool],
-    *,
-    timeout_seconds: float = 30,
-) -> api.Json | None:
-    """Watch one object until it is as described; None stands for its absence.
-
-    Raises TimeoutError with the object as last seen.
-    """
-    changed = asyncio.Event()
-    seen = mirror.Mirror(
-        server,
-        collection,
-        selectors={"fieldSelector": f"metadata.name={name}"},
-        changed=lambda _: changed.set(),
-    )
-
-    def current() -> api.Json | None:
-        return next(iter(seen.objects.values()), None)
-
-    watching = asyncio.create_task(seen.run())
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            await seen.synced.wait()
-            while not condition(current()):
-                await changed.wait()
-                changed.clear()
-        return current()
-    except TimeoutError as error:
-        raise TimeoutError(f"{collection}/{name} is still {current()}") from error
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def wait_until_there(server: api.Api, collection: str, name: str) -> api.Json:

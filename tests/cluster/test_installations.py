@@ -110,7 +110,7 @@ def test_removing_one_installation_leaves_the_other_and_what_both_share(
             found = json.loads(fabric.kubectl(both, "get", "-o", "json", *there))
             assert "deletionTimestamp" not in found["metadata"]
     finally:
-        fabric.kubectl(both, "delete", "remotecluster", "milan")
+        fabric.forget_remote_cluster(both, "milan")
         fabric.kubectl(both, "delete", "-n", fabric.TWINS, "pvc", "left-alone")
         for name in ("", "attach"):
             fabric.kubectl(both, "apply", "-k", str(fabric.ROOT / "deploy" / name))
