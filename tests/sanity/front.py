@@ -8,6 +8,7 @@ because the driver takes an attachment back that no virtual volume's own asks fo
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import pathlib
 import uuid
@@ -17,12 +18,30 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from csi_liqo.rpc.pb import csi_pb2
+from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
 from lab import api
 from tests import control_planes
 from tests.cluster import fabric
 
+READY_SECONDS: Final = 30.0
 ATTACHMENTS: Final = "/apis/storage.k8s.io/v1/volumeattachments"
+
+
+async def wait_until_ready(socket: pathlib.Path) -> None:
+    """Probe a driver until it says that it is ready, as each sidecar does before its first call.
+
+    csi-sanity does not: it would call a driver that is still reading its cluster.
+
+    Raises:
+        TimeoutError: it is not ready in time.
+    """
+    async with (
+        asyncio.timeout(READY_SECONDS),
+        grpc.aio.insecure_channel(f"unix:{socket}") as channel,
+    ):
+        stub = csi_pb2_grpc.IdentityStub(channel)
+        while not (await stub.Probe(csi_pb2.ProbeRequest(), wait_for_ready=True)).ready.value:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # nothing to watch
 
 
 class Kubernetes:

@@ -136,6 +136,7 @@ async def whole_driver(
             while not socket.exists():
                 assert not controller.ended, controller.log.read_text()
                 await asyncio.sleep(0.05)
+        await front.wait_until_ready(socket)
         yield socket
     except BaseException:
         sys.stderr.write(controller.log.read_text()[-20000:])

@@ -84,6 +84,7 @@ async def plugin(
                 assert not controller.ended, controller.log.read_text()
                 assert not node.ended, node.log.read_text()
                 await asyncio.sleep(0.05)
+        await front.wait_until_ready(controller_socket)
         yield Plugin(kubelet, controller_socket, node_socket, node.pid)
     finally:
         await node.end(signal.SIGTERM)
