@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from typing import Any, Final
 
 from bench import fabric, manifests
-from lab import api
+from lab import api, templates
 
 Json = dict[str, Any]
 
@@ -199,7 +199,7 @@ class Bursts:
         server, path = self._place(way)
         await server.create(path, manifests.claim(name, way.class_name))
         if way.node:
-            await server.create(fabric.PODS, manifests.pod(name, way.node))
+            await server.create(fabric.PODS, templates.pod(name, way.node))
 
     async def delete(self, way: Way, names: list[str]) -> tuple[float, float]:
         """Delete claims; return the seconds until the last real and the last volume was gone.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from lab import templates
+
 Json = dict[str, Any]
 
 DRIVER: Final = "csi.liqo.io"
@@ -50,31 +52,9 @@ def storage_class(
 
 def claim(name: str, class_name: str, *, block: bool = False, size: str = SIZE) -> Json:
     """Return a claim."""
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "volumeMode": "Block" if block else "Filesystem",
-            "resources": {"requests": {"storage": size}},
-            "storageClassName": class_name,
-        },
-    }
-
-
-def pod(name: str, node: str) -> Json:
-    """Return a pod that consumes the claim of its name on a node, as the scheduler sees it."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
-            "containers": [{"name": "main", "image": "none"}],
-            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}],
-        },
-    }
+    mode = "Block" if block else "Filesystem"
+    resources = {"requests": {"storage": size}}
+    return templates.claim(name, class_name, volumeMode=mode, resources=resources)
 
 
 def hand_made_volume(name: str, class_name: str) -> Json:
@@ -100,7 +80,7 @@ def real_node(name: str) -> Iterable[Json]:
     keys = {DRIVER: {CLUSTER_KEY: CONSUMER, NODE_KEY: name}}
     keys |= {driver: {f"{driver}/node": name} for driver in (NOOP, LOOP)}
     labels = {key: value for told in keys.values() for key, value in told.items()}
-    yield node(name, labels)
+    yield templates.node(name, labels)
     yield {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "CSINode",
@@ -116,13 +96,9 @@ def real_node(name: str) -> Iterable[Json]:
 
 def virtual_node(cluster: str) -> Json:
     """Return the node that stands for a provider."""
-    return node(cluster, {"liqo.io/type": "virtual-node", "liqo.io/remote-cluster-id": cluster})
-
-
-def node(name: str, labels: Mapping[str, str]) -> Json:
-    """Return a node."""
-    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    return templates.node(
+        cluster, {"liqo.io/type": "virtual-node", "liqo.io/remote-cluster-id": cluster}
+    )
 
 
 def ready_status() -> Json:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from bench import manifests
-from lab import api, images, instance, lifecycle, mirror, requirements, settings, storage
+from lab import api, images, instance, lifecycle, mirror, requirements, settings, storage, templates
 
 Report = Callable[[str], None]
 Json = dict[str, Any]
@@ -66,7 +66,7 @@ class Way:
             container["volumeDevices"] = [{"name": "v", "devicePath": "/dev/data"}]
         else:
             container["volumeMounts"] = [{"name": "v", "mountPath": "/data"}]
-        made = manifests.pod(self.name, NODE)
+        made = templates.pod(self.name, NODE)
         made["spec"]["containers"] = [container]
         return made
 

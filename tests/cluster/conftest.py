@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import binaries, control_plane, settings
+from lab.faults import proxy
 from tests import control_planes
 from tests.cluster import fabric
 
@@ -32,6 +33,25 @@ def prepared(
         fabric.prepare_consumer(rome)
         fabric.prepare_provider(milan)
         yield rome, milan
+
+
+@pytest.fixture
+async def milan_proxy(
+    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane], tmp_path: Path
+) -> AsyncIterator[proxy.FaultProxy]:
+    """The driver's way to the provider, for a test to disturb."""
+    rights = prepared[1].kubeconfig_for(fabric.CONSUMER_USER)
+    async with proxy.FaultProxy(rights, tmp_path / "milan-proxy") as before:
+        yield before
+
+
+@pytest.fixture
+async def at_rome(
+    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane], tmp_path: Path
+) -> AsyncIterator[proxy.FaultProxy]:
+    """A person's way to the consumer, for a test to disturb."""
+    async with proxy.FaultProxy(prepared[0].kubeconfig, tmp_path / "at-rome") as before:
+        yield before
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from lab import api, control_plane, leaks, settings
+from lab import api, control_plane, leaks, settings, templates
 from tests import control_planes
 
 ROOT: Final = pathlib.Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ def prepare_consumer(rome: control_plane.ControlPlane, cluster_id: str = "rome")
 def make_virtual_node(rome: control_plane.ControlPlane, cluster: str) -> None:
     """Make the node that stands for a provider, as Liqo does; it knows nothing of storage."""
     labels = {"liqo.io/type": "virtual-node", "liqo.io/remote-cluster-id": cluster}
-    kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump(_node(cluster, labels)))
+    kubectl(rome, "apply", "-f", "-", text=yaml.safe_dump(templates.node(cluster, labels)))
     _make_ready(rome, cluster)
 
 
@@ -191,7 +191,7 @@ def virtual_class(name: str, parameters: dict[str, str], **more: str) -> Json:
 def node(name: str, cluster: str) -> Iterable[Json]:
     """Return a real node as kubelet would register it with the driver."""
     labels = {CLUSTER_KEY: cluster, NODE_KEY: name}
-    yield _node(name, labels)
+    yield templates.node(name, labels)
     driver = {"name": "csi.liqo.io", "nodeID": name, "topologyKeys": [CLUSTER_KEY, NODE_KEY]}
     yield {
         "apiVersion": "storage.k8s.io/v1",
@@ -201,38 +201,9 @@ def node(name: str, cluster: str) -> Iterable[Json]:
     }
 
 
-def _node(name: str, labels: dict[str, str]) -> Json:
-    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
-
-
 def claim(name: str, *, storage_class: str = "csi-liqo", **spec: Any) -> Json:
     """Return a virtual claim of 64 MiB."""
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "64Mi"}},
-            "storageClassName": storage_class,
-            **spec,
-        },
-    }
-
-
-def pod(claim_name: str, node_name: str) -> Json:
-    """Return a pod that consumes a claim on one node, as the scheduler sees it."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": claim_name},
-        "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node_name},
-            "containers": [{"name": "main", "image": "none"}],
-            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim_name}}],
-        },
-    }
+    return templates.claim(name, storage_class, **spec)
 
 
 class Process:
@@ -324,7 +295,7 @@ class Fabric:
 
     async def consume(self, name: str, node_name: str) -> None:
         """Make a pod that wants a claim on a node."""
-        await self.consumer.create(self._pods, pod(name, node_name))
+        await self.consumer.create(self._pods, templates.pod(name, node_name))
 
     async def bound(self, name: str, *, timeout_seconds: float = 40) -> tuple[Json, Json]:
         """Wait until a claim is bound; returns it and its volume."""

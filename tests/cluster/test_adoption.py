@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,12 +166,6 @@ async def test_a_released_volume_is_given_to_the_next_claim_of_its_name(
     await claim_again(made)
     await end(made)
     assert await driver.settled(before) == []
-
-
-@pytest.fixture
-async def at_rome(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    async with proxy.FaultProxy(prepared[0].kubeconfig, tmp_path / "by-hand") as before:
-        yield before
 
 
 async def abandon(made: Victim) -> None:

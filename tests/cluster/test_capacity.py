@@ -19,7 +19,7 @@ import yaml
 
 from csi_liqo.model import capacity, objects
 from csi_liqo.rpc.pb import csi_pb2, csi_pb2_grpc
-from lab import control_plane
+from lab import control_plane, templates
 from lab.faults import proxy, rules
 from tests import control_planes
 from tests.cluster import fabric
@@ -164,7 +164,7 @@ def _introduce_paris(rome: control_plane.ControlPlane, before: proxy.FaultProxy)
 
 def anywhere(claim_name: str) -> fabric.Json:
     """A pod that may run on any node, real or virtual."""
-    pod = fabric.pod(claim_name, "")
+    pod = templates.pod(claim_name, "")
     del pod["spec"]["nodeSelector"]
     return pod
 
@@ -368,7 +368,7 @@ async def test_a_node_without_room_is_not_chosen(world: World) -> None:
 async def consume_by_hand(driver: fabric.Fabric, name: str) -> None:
     """Make a claim of the class made by hand, and a pod for any real node."""
     await driver.consumer.create(driver.claims, fabric.claim(name, storage_class="csi-liqo-static"))
-    pod = fabric.pod(name, "")
+    pod = templates.pod(name, "")
     pod["spec"]["nodeSelector"] = {fabric.CLUSTER_KEY: "rome"}
     await driver.consumer.create(f"/api/v1/namespaces/{driver.namespace}/pods", pod)
 

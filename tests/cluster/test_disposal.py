@@ -140,24 +140,10 @@ async def states_of(left: Left) -> list[str]:
 
 
 @pytest.fixture
-async def at_rome(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    """The way of a person to the consumer."""
-    async with proxy.FaultProxy(prepared[0].kubeconfig, tmp_path / "at-rome") as before:
-        yield before
-
-
-@pytest.fixture
-async def at_milan(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    rights = prepared[1].kubeconfig_for(fabric.CONSUMER_USER)
-    async with proxy.FaultProxy(rights, tmp_path / "at-milan") as before:
-        yield before
-
-
-@pytest.fixture
 async def driver(
-    prepared: Planes, tmp_path: Path, namespace: str, at_milan: proxy.FaultProxy
+    prepared: Planes, tmp_path: Path, namespace: str, milan_proxy: proxy.FaultProxy
 ) -> AsyncIterator[fabric.Fabric]:
-    text = at_milan.kubeconfig.read_text()
+    text = milan_proxy.kubeconfig.read_text()
     async with fabric.running(
         *(*prepared, tmp_path, namespace), provider_kubeconfig=text
     ) as running:
@@ -291,13 +277,13 @@ async def test_nothing_is_deleted_where_another_cluster_answers_for_the_provider
 async def test_another_twin_that_has_the_name_by_the_time_of_a_write_stays(
     driver: fabric.Fabric,
     at_rome: proxy.FaultProxy,
-    at_milan: proxy.FaultProxy,
+    milan_proxy: proxy.FaultProxy,
     cluster: str,
     number: int,
 ) -> None:
     before = await driver.snapshot()
     first = await leave(driver, cluster)
-    way = at_rome if cluster == "rome" else at_milan
+    way = at_rome if cluster == "rome" else milan_proxy
     pause = way.pause_at(number, rules.When.BEFORE, first.writes)
     task = asyncio.create_task(dispose(at_rome.kubeconfig, first))
     await pause.wait_until_reached()
@@ -317,7 +303,7 @@ async def test_another_twin_that_has_the_name_by_the_time_of_a_write_stays(
 async def test_what_a_killed_command_leaves_is_listed_and_goes_by_the_next(
     driver: fabric.Fabric,
     at_rome: proxy.FaultProxy,
-    at_milan: proxy.FaultProxy,
+    milan_proxy: proxy.FaultProxy,
     cluster: str,
     number: int,
     when: rules.When,
@@ -325,7 +311,7 @@ async def test_what_a_killed_command_leaves_is_listed_and_goes_by_the_next(
     before = await driver.snapshot()
     retained = cluster == "milan"
     left = await leave(driver, cluster, retained=retained)
-    way = at_rome if cluster == "rome" else at_milan
+    way = at_rome if cluster == "rome" else milan_proxy
     pause = way.pause_at(number, when, left.writes)
     task = asyncio.create_task(dispose(at_rome.kubeconfig, left))
     held = await pause.wait_until_reached()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import api, control_plane
+from lab import api, control_plane, templates
 from tests import control_planes
 from tests.cluster import fabric
 
@@ -67,7 +67,7 @@ async def attaching(
 
 async def test_no_pod_runs_among_the_twins(driver: fabric.Fabric) -> None:
     twin = await make_twin(driver)
-    pod = fabric.pod(twin.rpartition("/")[2], "rome-1")
+    pod = templates.pod(twin.rpartition("/")[2], "rome-1")
     # As the namespace's own pod security wants it, which would refuse it before.
     pod["spec"]["securityContext"] = {
         "runAsNonRoot": True,

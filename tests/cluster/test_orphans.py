@@ -20,13 +20,6 @@ TWIN_MARKED = rules.Match(method="PATCH", resource="persistentvolumeclaims")
 
 
 @pytest.fixture
-async def milan_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    rights = prepared[1].kubeconfig_for(fabric.CONSUMER_USER)
-    async with proxy.FaultProxy(rights, tmp_path / "milan-proxy") as before:
-        yield before
-
-
-@pytest.fixture
 async def driver(
     prepared: Planes, tmp_path: Path, namespace: str, milan_proxy: proxy.FaultProxy
 ) -> AsyncIterator[fabric.Fabric]:

@@ -19,13 +19,6 @@ Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 
 @pytest.fixture
-async def milan_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    rights = prepared[1].kubeconfig_for(fabric.CONSUMER_USER)
-    async with proxy.FaultProxy(rights, tmp_path / "milan-proxy") as before:
-        yield before
-
-
-@pytest.fixture
 async def rome_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
     rights = prepared[0].kubeconfig_for(fabric.CONTROLLER_USER)
     async with proxy.FaultProxy(rights, tmp_path / "rome-proxy") as before:

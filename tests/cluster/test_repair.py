@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from csi_liqo.model import errors
-from lab import api, control_plane
+from lab import api, control_plane, templates
 from lab.faults import proxy, rules
 from tests import control_planes
 from tests.cluster import fabric, hands
@@ -256,7 +256,7 @@ async def test_a_twin_that_pods_still_use_has_its_data_kept_until_they_are_gone(
 ) -> None:
     victim = await make_victim(driver, "milan")
     pods = f"/api/v1/namespaces/{driver.remote_namespace}/pods"
-    pod = fabric.pod(victim.twin_name, "milan-1")
+    pod = templates.pod(victim.twin_name, "milan-1")
     pod["spec"]["nodeName"] = "milan-1"
     made = await driver.provider.create(pods, pod)
     twin = await victim.delete_twin()

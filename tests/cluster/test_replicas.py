@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab import api, control_plane
+from lab import api, control_plane, templates
 from tests import control_planes
 from tests.cluster import fabric
 
@@ -134,7 +134,7 @@ class Installation:
         """Make claims and pods that want them, on each kind of node."""
         for number, name in enumerate(names):
             await self.consumer.create(self.claims, fabric.claim(name))
-            await self.consumer.create(self.pods, fabric.pod(name, PLACES[number % len(PLACES)]))
+            await self.consumer.create(self.pods, templates.pod(name, PLACES[number % len(PLACES)]))
 
     async def led_by(self, replica: Replica, *, since: float) -> tuple[float, float]:
         """Wait until a replica leads; returns after how long driver and sidecar did."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from lab import api, cluster, instance, lifecycle, power, settings
+from lab import api, cluster, instance, lifecycle, power, settings, templates
 from tests import control_planes
 from tests.cluster import fabric
 
@@ -88,7 +88,7 @@ async def led_by(consumer: api.Api, pod: str, *, since: float) -> float:
 async def claim(consumer: api.Api, name: str, node: str) -> None:
     """Make a claim and a pod that wants it on a node."""
     await consumer.create(CLAIMS, fabric.claim(name))
-    await consumer.create(PODS, fabric.pod(name, node))
+    await consumer.create(PODS, templates.pod(name, node))
 
 
 async def bound(consumer: api.Api, name: str) -> None:

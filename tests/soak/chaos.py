@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
-from lab import control_plane
+from lab import control_plane, templates
 from lab.faults import rules
 from tests.cluster import fabric
 from tests.soak import account, plan, record, world
@@ -154,7 +154,7 @@ def _forge_claim(step: plan.Step) -> fabric.Json:
 
 
 def _forge_pod(step: plan.Step) -> fabric.Json:
-    made = fabric.pod(step.actor, step.node)
+    made = templates.pod(step.actor, step.node)
     if step.node == plan.ANYWHERE:
         del made["spec"]["nodeSelector"]
     return made
