@@ -51,7 +51,12 @@ class Capacities:
             driver=settings.driver_name,
             namespace=settings.namespace,
         )
-        self.runner = runner.Runner("capacity", self._reconciler.reconcile, workers=1)
+        self.runner = runner.Runner(
+            "capacity",
+            self._reconciler.reconcile,
+            workers=1,
+            pause_seconds=capacity_reconciler.PAUSE_SECONDS,
+        )
 
     def changed(self) -> None:
         """Have every virtual class looked at."""

@@ -46,6 +46,7 @@ class Remotes:
                 *(watched.remote_clusters, watched.described, consumer, providers, report_of),
                 driver,
             ).reconcile,
+            pause_seconds=remote_clusters.PAUSE_SECONDS,
         )
         self._marks = runner.Runner(
             "labelling",

@@ -37,8 +37,18 @@ class Teardown:
         self._lent_counts = lent_namespaces.LentNamespaces(
             remotes.all, namespaces_of, settings.cluster_id
         )
-        self._homes = runner.Runner("volumes-by-home", self._counted.reconcile, workers=1)
-        self._lent = runner.Runner("twins-by-namespace", self._lent_counts.reconcile, workers=1)
+        self._homes = runner.Runner(
+            "volumes-by-home",
+            self._counted.reconcile,
+            workers=1,
+            pause_seconds=teardown.PAUSE_SECONDS,
+        )
+        self._lent = runner.Runner(
+            "twins-by-namespace",
+            self._lent_counts.reconcile,
+            workers=1,
+            pause_seconds=lent_namespaces.PAUSE_SECONDS,
+        )
         self.runners = (self._homes, self._lent)
 
     def twins_changed(self) -> None:

@@ -7,7 +7,6 @@ most once a second, however much changes.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -19,6 +18,7 @@ from csi_liqo.service.controller import clusters
 logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 1.0
+"""Between two looks at one class; its runner keeps it."""
 
 
 class Capacities:
@@ -38,26 +38,18 @@ class Capacities:
         self._rooms_of = rooms_of
         self._driver = driver
         self._namespace = namespace
-        self._looked_at: dict[str, float] = {}
 
     def is_ours(self, known: objects.StorageCapacity) -> bool:
         """Tell whether this installation wrote an object."""
         ours = known.metadata.labels.get(names.DRIVER_LABEL) == self._driver
         return ours and known.namespace == self._namespace
 
-    async def reconcile(self, key: tuple[str, str]) -> float | None:
-        """Bring the objects of one class up to date; returns when to look, if it is too soon."""
+    async def reconcile(self, key: tuple[str, str]) -> None:
+        """Bring the objects of one class up to date."""
         _, class_name = key
-        now = asyncio.get_running_loop().time()
-        rest = self._looked_at.get(class_name, -PAUSE_SECONDS) + PAUSE_SECONDS - now
-        if rest > 0:
-            return rest
         driver = self._consumer.csi_drivers.get("", self._driver)
-        if driver is None or driver.deleting:
-            return None  # what is there belongs to it and goes with it
-        self._looked_at[class_name] = now
-        await self._write(class_name, driver)
-        return None
+        if driver is not None and not driver.deleting:  # or what is there goes with it
+            await self._write(class_name, driver)
 
     async def _write(self, class_name: str, driver: objects.CsiDriver) -> None:
         known = {
@@ -91,6 +83,5 @@ class Capacities:
         """The scheduler asks only for classes that wait for their first consumer."""
         virtual = self._consumer.classes.get("", class_name)
         if virtual is None or virtual.provisioner != self._driver or not virtual.waits:
-            self._looked_at.pop(class_name, None)
             return ()
         return self._rooms_of(virtual)

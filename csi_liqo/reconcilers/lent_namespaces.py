@@ -7,11 +7,9 @@ may be written: Liqo's rights allow it, and a provider's own role may.
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -28,8 +26,8 @@ KEY: Final = ("", "lent-namespaces")
 REFUSED_SECONDS: Final = 600.0
 """How long a namespace is left alone after a refusal; nothing tells when it is granted."""
 
-LOOK_SECONDS: Final = 0.3
-"""The time between two looks at all twins, which cost more the more there are."""
+PAUSE_SECONDS: Final = 0.3
+"""Between two looks at all twins, which cost more the more there are; its runner keeps it."""
 COUNT_SECONDS: Final = 5.0
 """How long a number may be out of date that is not "none": the policy's text alone has it."""
 
@@ -53,12 +51,10 @@ class LentNamespaces:
         self._written: dict[Place, tuple[str, float]] = {}
         """What was said of a place, and when."""
         self._refused: dict[Place, float] = {}
-        self._looked_at = -math.inf
 
     def doubt(self) -> None:
         """Write again what was written, as after another replica may have written."""
         self._written.clear()
-        self._looked_at = -math.inf
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write each count that changed; one provider's trouble is not another's.
@@ -66,10 +62,6 @@ class LentNamespaces:
         Raises:
             errors.ApiError: of one that could not be written; the others were.
         """
-        now = asyncio.get_running_loop().time()
-        if self._looked_at + LOOK_SECONDS > now:
-            return self._looked_at + LOOK_SECONDS - now
-        self._looked_at = now
         failure: errors.ApiError | None = None
         again: list[float] = []
         for cluster in self._providers():

@@ -21,8 +21,9 @@ CONNECTING: Final = "Connecting"
 """Reason of a connection of which nothing is known yet."""
 INSIST_SECONDS: Final = 60.0
 """How long a status that others wrote differently is left alone."""
-LOOK_SECONDS: Final = 0.3
-"""The time between two looks at one object, which cost more the more volumes there are."""
+PAUSE_SECONDS: Final = 0.3
+"""Between two looks at one object, which cost more the more volumes there are; its runner
+keeps it."""
 COUNT_SECONDS: Final = 5.0
 """How long a count may be out of date: a hundred claims are not a hundred writes."""
 
@@ -64,20 +65,13 @@ class RemoteClusters:
         self._report_of = report_of
         self._driver = driver
         self._written: dict[str, tuple[dict[str, Any], float]] = {}
-        self._looked: dict[str, float] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Bring one RemoteCluster to its wanted state; returns when to look again."""
         remote = self._remote_clusters.get(*key)
         if remote is None:
             self._written.pop(key[1], None)
-            self._looked.pop(key[1], None)
             return None
-        now = asyncio.get_running_loop().time()
-        rest = self._looked.get(remote.name, 0.0) + LOOK_SECONDS - now
-        if rest > 0:
-            return rest
-        self._looked[remote.name] = now
         if not (self._consumer.volumes.synced and self._consumer.claims.synced):
             return COUNT_SECONDS
         volumes = self._consumer.volumes.select(clusters.BY_HOME, remote.spec.cluster_id)

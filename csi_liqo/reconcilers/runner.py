@@ -7,6 +7,7 @@ changes of one object are one piece of work, and a lost one is made up for.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,15 +26,22 @@ LAST_DELAY_SECONDS: Final = 60.0
 
 
 class Runner:
-    """A queue of distinct keys and a few workers; one key is never worked on twice at once."""
+    """A queue of distinct keys and a few workers; one key is never worked on twice at once.
 
-    def __init__(self, name: str, reconcile: Reconcile, *, workers: int = 4) -> None:
+    Two looks at one key are ``pause_seconds`` apart, for those that cost more the more
+    there is. The first is at once, and what changes meanwhile is looked at after the pause.
+    """
+
+    def __init__(
+        self, name: str, reconcile: Reconcile, *, workers: int = 4, pause_seconds: float = 0.0
+    ) -> None:
         self._name = name
         self._reconcile = reconcile
         self._workers = workers
+        self._pause_seconds = pause_seconds
         self._queue: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: set[Key] = set()
-        self._working: set[Key] = set()
+        self._working: set[Key] = set()  # or in the pause after
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -47,12 +55,13 @@ class Runner:
         """
         if not self._takes:
             return
+        if key in self._working:
+            self._again.add(key)
+            return
         timer = self._timers.pop(key, None)
         if timer is not None:
             timer.cancel()
-        if key in self._working:
-            self._again.add(key)
-        elif key not in self._waiting:
+        if key not in self._waiting:
             self._waiting.add(key)
             self._queue.put_nowait(key)  # bounded by the number of distinct keys
 
@@ -81,20 +90,27 @@ class Runner:
             key = await self._queue.get()
             self._waiting.discard(key)
             self._working.add(key)
-            try:
-                delay = await self._attempt(key)
-            finally:
-                self._working.discard(key)
-            if key in self._again:
-                self._again.discard(key)
-                self.add(key)
-            elif delay is not None:
-                loop = asyncio.get_running_loop()
-                self._timers[key] = loop.call_later(delay, self.add, key)
+            delay = await self._attempt(key)
+            if self._pause_seconds:
+                self._later(key, self._pause_seconds, functools.partial(self._done, key, delay))
+            else:
+                self._done(key, delay)
             # NB: neither a queue that holds something (asyncio.Queue.get) nor a look that finds
             # nothing to do gives way: the keys of a whole cluster would be one step of the loop,
             # in which no lease is renewed, and whoever leads again begins with all keys again.
             await asyncio.sleep(0)
+
+    def _done(self, key: Key, delay: float | None) -> None:
+        self._timers.pop(key, None)
+        self._working.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+        elif delay is not None:
+            self._later(key, delay, functools.partial(self.add, key))
+
+    def _later(self, key: Key, seconds: float, function: Callable[[], None]) -> None:
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, function)
 
     async def _attempt(self, key: Key) -> float | None:
         try:

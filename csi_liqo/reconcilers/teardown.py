@@ -18,8 +18,8 @@ from csi_liqo.service.controller import description
 
 AGAIN_SECONDS: Final = 60.0
 """The ConfigMap is not watched, so what somebody did to it is undone by writing it again."""
-LOOK_SECONDS: Final = 0.3
-"""The time between two looks at all volumes, which cost more the more there are."""
+PAUSE_SECONDS: Final = 0.3
+"""Between two looks at all volumes, which cost more the more there are; its runner keeps it."""
 COUNT_SECONDS: Final = 5.0
 """How long a number may be out of date: the policies go by which there are, and only their
 texts have the numbers. A hundred volumes are not a hundred writes."""
@@ -43,12 +43,10 @@ class TeardownFacts:
         self._known: dict[str, str] = {}
         self._said: dict[str, str] | None = None
         self._said_at = 0.0
-        self._looked_at = -math.inf
 
     def doubt(self) -> None:
         """Write again what was said, as after somebody else may have written."""
         self._said = None
-        self._looked_at = -math.inf
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Write the facts into the ConfigMap of this namespace and name.
@@ -58,10 +56,6 @@ class TeardownFacts:
             errors.ApiError: it cannot be written.
         """
         now = asyncio.get_running_loop().time()
-        rest = self._looked_at + LOOK_SECONDS - now
-        if rest > 0:
-            return rest
-        self._looked_at = now
         wanted = teardown.count(self._homes())
         rest = self._rest(wanted) + self._said_at - now
         if rest > 0:

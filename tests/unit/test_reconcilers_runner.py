@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 from csi_liqo.model import errors
@@ -11,8 +12,10 @@ KEY = ("", "milan")
 
 
 @contextlib.asynccontextmanager
-async def working(reconcile: runner.Reconcile) -> AsyncIterator[runner.Runner]:
-    made = runner.Runner("test", reconcile, workers=3)
+async def working(
+    reconcile: runner.Reconcile, *, pause_seconds: float = 0.0
+) -> AsyncIterator[runner.Runner]:
+    made = runner.Runner("test", reconcile, workers=3, pause_seconds=pause_seconds)
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -116,6 +119,42 @@ async def test_a_key_is_looked_at_again_after_the_time_it_asks_for() -> None:
         made.add(KEY)
         await asyncio.wait_for(done.wait(), timeout=10)
     assert times[1] - times[0] >= 0.04
+
+
+async def test_two_looks_at_a_key_are_a_pause_apart_and_no_change_meanwhile_is_lost() -> None:
+    looks: asyncio.Queue[float] = asyncio.Queue()
+
+    async def reconcile(key: runner.Key) -> float | None:
+        looks.put_nowait(asyncio.get_running_loop().time())
+        return None
+
+    times: list[float] = []
+    async with working(reconcile, pause_seconds=0.05) as made:
+        for _ in range(3):
+            for _ in range(10):
+                made.add(KEY)
+            times.append(await asyncio.wait_for(looks.get(), timeout=10))
+        await asyncio.sleep(0.07)
+    assert looks.empty()
+    assert [later - earlier >= 0.04 for earlier, later in itertools.pairwise(times)] == [True, True]
+
+
+async def test_a_runner_that_was_stopped_in_the_pause_after_a_look_looks_at_once_again() -> None:
+    looked = asyncio.Event()
+
+    async def reconcile(key: runner.Key) -> float | None:
+        looked.set()
+        return None
+
+    made = runner.Runner("test", reconcile, pause_seconds=3600)
+    for _ in range(2):
+        looked.clear()
+        task = asyncio.create_task(made.run())
+        await asyncio.sleep(0)
+        made.add(KEY)
+        await asyncio.wait_for(looked.wait(), timeout=10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_runner_that_was_stopped_runs_again_and_took_nothing_in_meanwhile() -> None:
