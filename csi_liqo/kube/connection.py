@@ -105,8 +105,12 @@ class Connection:
         return True
 
     def forget_identity(self) -> None:
-        """Take whoever answers next for the provider: an administrator says so."""
+        """Take whoever answers next for the provider: an administrator says so.
+
+        What the caches show is of the one before, so nobody sees them any more.
+        """
         self._identity = self._kubeconfig_text = ""
+        self._session = self.cluster = None
         self._stale.set()
 
     async def ready(self, seconds: float) -> bool:
@@ -128,7 +132,7 @@ class Connection:
                 spec=self.spec,
                 contact=self._contact,
                 identity=self._identity,
-                session=self._session,
+                session=self._session if self.cluster is not None else None,
                 trouble=self._secret_refused or self._trouble,
                 failing=self._failing,
                 eventless=self._eventless,

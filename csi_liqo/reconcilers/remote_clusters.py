@@ -169,7 +169,10 @@ class RemoteClusters:
             return rest
         moment = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         dated = remote_conditions.date(status["conditions"], remote, moment)
-        patch = {"metadata": {"uid": remote.uid}, "status": {**status, "conditions": dated}}
+        told = {**status, "conditions": dated}
+        if told.get("identity") == remote.status.identity:
+            del told["identity"]  # an administrator may have emptied it a moment ago
+        patch = {"metadata": {"uid": remote.uid}, "status": told}
         await self._remote_clusters.patch("", remote.name, patch, subresource="status")
         self._written[remote.name] = (wanted, now)
         return None

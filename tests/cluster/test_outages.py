@@ -225,8 +225,38 @@ async def test_an_administrator_may_say_that_a_changed_identity_is_right(
     await driver.consumer.merge(path, {"status": {"identity": ""}})
     await conditions.reported_back(driver)
     found = await driver.consumer.get(f"{fabric.REMOTE_CLUSTERS}/milan")
-    uid = ("get", "namespace", "kube-system", "-o=jsonpath={.metadata.uid}")
-    assert found["status"]["identity"] == fabric.kubectl(third, *uid)
+    assert found["status"]["identity"] == identity_of(third)
+
+
+async def test_an_identity_that_is_emptied_while_the_driver_writes_is_not_written_back(
+    driver: fabric.Fabric,
+    rome_proxy: proxy.FaultProxy,
+    milan_proxy: proxy.FaultProxy,
+    third: control_plane.ControlPlane,
+) -> None:
+    fabric.grant_namespace(third, driver.remote_namespace)
+    status = rules.Match(resource="remoteclusters", subresource="status", is_write=True)
+    late = rome_proxy.pause_at(1, rules.When.BEFORE, status)
+    await milan_proxy.lead_to(third.kubeconfig_for(fabric.CONSUMER_USER))
+    await late.wait_until_reached()
+
+    path = f"{fabric.REMOTE_CLUSTERS}/milan/status"
+    await driver.consumer.merge(path, {"status": {"identity": ""}})
+    late.release()
+
+    found = await control_planes.wait_until(
+        driver.consumer,
+        fabric.REMOTE_CLUSTERS,
+        "milan",
+        lambda item: bool((item or {}).get("status", {}).get("identity")),
+    )
+    assert found is not None
+    assert found["status"]["identity"] == identity_of(third)
+    await conditions.reported_back(driver)
+
+
+def identity_of(plane: control_plane.ControlPlane) -> str:
+    return fabric.kubectl(plane, "get", "namespace", "kube-system", "-o=jsonpath={.metadata.uid}")
 
 
 async def test_a_claim_that_may_be_there_waits_for_its_provider(
