@@ -40,7 +40,7 @@ async def start(
     ):
         times: dict[str, list[float]] = {way.name: [] for way in pair}
         async with lab.volumes(pair):
-            for run in range(2 * effort.runs):
+            for run in range(effort.runs):
                 report(f"pod start, {what}: run {run + 1}")
                 for way in pair:
                     times[way.name].append(await lab.start(way))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -73,7 +74,8 @@ def third(
 def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace named after the test, for a person who reads a log."""
     text = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))
-    return f"{text[:40].strip('-')}-{abs(hash(request.node.nodeid)) % 10000}"
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
+    return f"{text[:40].strip('-')}-{digest[:8]}"
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ async def many(
     prepared: Planes, tmp_path: Path, namespace: str
 ) -> AsyncIterator[tuple[fabric.Fabric, proxy.FaultProxy]]:
     """A consumer with two hundred mapped namespaces, each granted by itself."""
-    targets = [f"many-{namespace[-4:]}-{number}" for number in range(MANY)]
+    targets = [f"many-{namespace[-8:]}-{number}" for number in range(MANY)]
     manifests: list[fabric.Json] = []
     for target in targets:
         manifests.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": target}})
