@@ -75,7 +75,7 @@ def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace named after the test, for a person who reads a log."""
     text = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))
     digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
-    return f"{text[:40].strip('-')}-{digest[:8]}"
+    return f"{text[:36].strip('-')}-{digest[:8]}"
 
 
 @pytest.fixture
