@@ -11,6 +11,7 @@ from csi_liqo.model import errors, objects
 
 LONGEST_LIST: Final = 5
 """Names in one sentence."""
+_CONNECTING: Final = ("Connecting", "the connection is being made")
 
 
 class KubeconfigForbiddenError(errors.PreconditionError):
@@ -35,12 +36,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a connection knows of itself. ``failing`` is by the name of a watch."""
+    """What a connection knows of itself. ``failing`` is by the name of a watch.
+
+    ``shown`` is whether the services see the provider, which they do once its caches are filled.
+    """
 
     spec: objects.RemoteClusterSpec
     contact: contact.Contact
     identity: str
     session: session.Session | None
+    shown: bool
     trouble: errors.Error | None
     failing: Mapping[str, errors.ApiError]
     eventless: frozenset[str]
@@ -99,12 +104,14 @@ def _trouble(facts: Facts) -> tuple[str, str] | None:
     if facts.trouble is not None:
         return _told(facts.trouble)
     if facts.session is None:
-        return "Connecting", "the connection is being made"
+        return _CONNECTING
     if facts.contact.state is contact.State.OPEN:
         return _told(facts.contact.trouble)
     for error in facts.failing.values():
         if not isinstance(error, errors.ApiForbiddenError):
             return _told(error)
+    if not facts.shown:
+        return _CONNECTING
     refused = _refused(facts)
     mapping = facts.spec.namespace_mapping
     others = mapping.template or mapping.default == "SameName"

@@ -15,11 +15,14 @@ from lab.faults import proxy
 from tests import control_planes
 from tests.cluster import fabric
 
+Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
+"""The consumer and the provider."""
+
 
 @pytest.fixture(scope="session")
 def prepared(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[control_plane.ControlPlane, control_plane.ControlPlane]]:
+) -> Iterator[Planes]:
     links = settings.DEFAULT_INSTANCE / "bin"
     asyncio.run(binaries.ensure(links, ["etcd", "kubernetes", "provisioner"]))
     arguments = fabric.CONTROL_PLANE_ARGUMENTS
@@ -37,9 +40,7 @@ def prepared(
 
 
 @pytest.fixture
-async def milan_proxy(
-    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane], tmp_path: Path
-) -> AsyncIterator[proxy.FaultProxy]:
+async def milan_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
     """The driver's way to the provider, for a test to disturb."""
     rights = prepared[1].kubeconfig_for(fabric.CONSUMER_USER)
     async with proxy.FaultProxy(rights, tmp_path / "milan-proxy") as before:
@@ -47,9 +48,7 @@ async def milan_proxy(
 
 
 @pytest.fixture
-async def at_rome(
-    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane], tmp_path: Path
-) -> AsyncIterator[proxy.FaultProxy]:
+async def at_rome(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
     """A person's way to the consumer, for a test to disturb."""
     async with proxy.FaultProxy(prepared[0].kubeconfig, tmp_path / "at-rome") as before:
         yield before
@@ -57,7 +56,7 @@ async def at_rome(
 
 @pytest.fixture(scope="session")
 def third(
-    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+    prepared: Planes,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[control_plane.ControlPlane]:
     """A third cluster, `turin`: another consumer of milan, or another provider of rome."""
@@ -80,7 +79,7 @@ def namespace(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def driver(
-    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+    prepared: Planes,
     tmp_path: Path,
     namespace: str,
 ) -> AsyncIterator[fabric.Fabric]:
@@ -91,7 +90,7 @@ async def driver(
 
 @pytest.fixture(scope="module")
 def both(
-    prepared: tuple[control_plane.ControlPlane, control_plane.ControlPlane],
+    prepared: Planes,
 ) -> control_plane.ControlPlane:
     """The consumer with both installations side by side; none of them runs."""
     rome = prepared[0]
