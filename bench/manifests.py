@@ -57,24 +57,6 @@ def claim(name: str, class_name: str, *, block: bool = False, size: str = SIZE) 
     return templates.claim(name, class_name, volumeMode=mode, resources=resources)
 
 
-def hand_made_volume(name: str, class_name: str) -> Json:
-    """Return a local volume as an administrator makes one."""
-    on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": SIZE},
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": class_name,
-            "local": {"path": f"/mnt/{name}"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
-        },
-    }
-
-
 def real_node(name: str) -> Iterable[Json]:
     """Return a real node as kubelet would register it with every driver."""
     keys = {DRIVER: {CLUSTER_KEY: CONSUMER, NODE_KEY: name}}

@@ -16,7 +16,7 @@ from typing import Final
 from prometheus_client import parser
 
 from bench import bursts, fabric, figures, manifests, programs, provisioning
-from lab import api, control_plane
+from lab import api, control_plane, templates
 
 Report = Callable[[str], None]
 
@@ -188,7 +188,8 @@ def counted(metrics: str) -> Counts:
 
 async def _make_by_hand(server: api.Api, names: Iterable[str]) -> None:
     for name in names:
-        await server.create(fabric.VOLUMES, manifests.hand_made_volume(f"by-hand-{name}", "static"))
+        made = templates.local_volume(f"by-hand-{name}", manifests.NODE, size=manifests.SIZE)
+        await server.create(fabric.VOLUMES, made)
 
 
 async def _clear_by_hand(

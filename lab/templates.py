@@ -1,4 +1,4 @@
-"""Objects that users and kubelets make, for clusters in which nothing runs."""
+"""Objects that users, administrators and kubelets make, as tests and bench need them."""
 
 from __future__ import annotations
 
@@ -41,3 +41,21 @@ def node(name: str, labels: Mapping[str, str]) -> Json:
     """Return a node, with the labels that each has beside the given."""
     labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def local_volume(name: str, node_name: str, *, size: str = "100Mi", path: str = "") -> Json:
+    """Return a volume of class static on one node, as an administrator makes one by hand."""
+    on_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node_name]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": size},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "static",
+            "local": {"path": path or f"/mnt/{name}"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_node]}]}},
+        },
+    }

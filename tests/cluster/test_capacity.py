@@ -345,7 +345,9 @@ async def test_a_node_without_room_is_not_chosen(world: World) -> None:
     """Volumes made by hand are room on their node, one claim each, until they are taken."""
     driver = world.driver
     await world.said("0", "csi-liqo-static", "rome")
-    volumes = [by_hand(f"{driver.namespace}-{number}", "rome-1") for number in range(8)]
+    volumes = [
+        templates.local_volume(f"{driver.namespace}-{number}", "rome-1") for number in range(8)
+    ]
     await world.apply(*volumes)
     await world.says(by_hand_on("rome-1"), "100Mi")
     names = [f"data-{number}" for number in range(len(volumes) + 1)]
@@ -385,23 +387,6 @@ def by_hand_on(node: str) -> str:
     cluster = capacity.select_cluster("rome").match_labels
     selector = objects.LabelSelector(match_labels=cluster, match_expressions=(rule,))
     return capacity.object_name("csi.liqo.io", "csi-liqo-static", selector)
-
-
-def by_hand(name: str, node: str) -> fabric.Json:
-    rule = {"key": HOST_KEY, "operator": "In", "values": [node]}
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "capacity": {"storage": "100Mi"},
-            "storageClassName": "static",
-            "persistentVolumeReclaimPolicy": "Retain",
-            "local": {"path": "/mnt/by-hand"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}},
-        },
-    }
 
 
 async def test_the_objects_end_with_the_installation(world: World) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from lab import binaries, control_plane
+from lab import binaries, control_plane, templates
 from lab.faults import proxy, rules
 from tests import control_planes
 from tests.cluster import fabric, real_drivers
@@ -101,7 +101,9 @@ class Watched:
     async def begin(self, row: Row) -> str:
         """Do all but the last step of a verb; returns the name of the volume, if it has one."""
         if row.storage_class == "csi-liqo-static":
-            await self.driver.consumer.create(fabric.VOLUMES, _made_by_hand(row.node))
+            await self.driver.consumer.create(
+                fabric.VOLUMES, templates.local_volume("by-hand", row.node)
+            )
         if row.verb == "create":
             return ""
         await self.driver.claim_on("data", row.node, storage_class=row.storage_class)
@@ -216,24 +218,6 @@ class Watched:
 def _shows_health(claim: fabric.Json | None) -> bool:
     annotations = (claim or {}).get("metadata", {}).get("annotations", {})
     return bool(annotations.get("csi.liqo.io/health") == "Healthy")
-
-
-def _made_by_hand(node: str) -> fabric.Json:
-    rule = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
-    terms = [{"matchExpressions": [rule]}]
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "by-hand"},
-        "spec": {
-            "capacity": {"storage": "100Mi"},
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "static",
-            "local": {"path": "/mnt/by-hand"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": terms}},
-        },
-    }
 
 
 @pytest.fixture(scope="module", autouse=True)

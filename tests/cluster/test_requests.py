@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from csi_liqo.kube import api, event_warnings
-from lab import control_plane
+from lab import control_plane, templates
 from lab.faults import proxy, rules
 from tests import control_planes
 from tests.cluster import calls, fabric
@@ -49,30 +49,13 @@ async def watched(prepared: Planes, tmp_path: Path, namespace: str) -> AsyncIter
         yield Watched(driver, rome)
 
 
-def by_hand(name: str) -> fabric.Json:
-    rule = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["rome-1"]}
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "capacity": {"storage": "100Mi"},
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "static",
-            "local": {"path": f"/mnt/{name}"},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}},
-        },
-    }
-
-
 async def test_claims_at_once_are_not_in_each_others_way_to_volumes_made_by_hand(
     watched: Watched,
 ) -> None:
     driver = watched.driver
     volumes = [f"{driver.namespace}-{number}" for number in range(MANY)]
     for name in volumes:
-        await driver.consumer.create(fabric.VOLUMES, by_hand(name))
+        await driver.consumer.create(fabric.VOLUMES, templates.local_volume(name, "rome-1"))
         await control_planes.wait_until(
             driver.consumer,
             fabric.VOLUMES,

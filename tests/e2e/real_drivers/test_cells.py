@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from lab import control_plane, lifecycle, node, power, settings
+from lab import control_plane, lifecycle, node, power, settings, templates
 from tests.e2e.real_drivers import storage_lab
 from tests.e2e.real_drivers.storage_lab import DRIVERS, Lab
 
@@ -155,21 +155,7 @@ async def test_a_local_volume_made_by_hand_is_mounted_where_it_is(
 ) -> None:
     """Two nodes see this folder; the volume's own affinity says that it is on one of them."""
     cell = Cell("by-hand", attach=False, node="rome-2")
-    made = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "by-hand"},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadWriteOnce"],
-            "persistentVolumeReclaimPolicy": "Retain",
-            "storageClassName": "static",
-            "local": {"path": str(tmp_path)},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                {"key": "kubernetes.io/hostname", "operator": "In", "values": [cell.node]}
-            ]}]}},
-        },
-    }  # fmt: skip
+    made = templates.local_volume("by-hand", cell.node, size="1Gi", path=str(tmp_path))
     virtual = cell.storage_class() | {"parameters": {"localClass": "static"}}
     wanted = (made, virtual, cell.claim())
     before = await lab.snapshot()
