@@ -1,13 +1,10 @@
 """Where the components of a control plane run, and their command lines."""
 
-import contextlib
 import dataclasses
 import pathlib
-import random
-import socket
 from typing import Final
 
-from lab import certificates, processes, settings
+from lab import certificates, ports, processes, settings
 
 ETCD: Final = "etcd"
 API_SERVER: Final = "kube-apiserver"
@@ -30,14 +27,12 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Choose ports of the loopback that nobody listens on now."""
-        chosen: set[int] = set()
-        while len(chosen) < len(dataclasses.fields(cls)):
-            candidate = random.choice(settings.BARE_PORTS)
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", candidate))
-                chosen.add(candidate)
-        return cls(*chosen)
+        """Take ports of the loopback that nobody else listens on nor takes.
+
+        Raises:
+            LabError: all are taken.
+        """
+        return cls(*ports.take(len(dataclasses.fields(cls))))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,9 +89,9 @@ class Plan:
 
 
 def _etcd(plan: Plan) -> list[str]:
-    ports = plan.site.ports
-    client = f"http://127.0.0.1:{ports.etcd}"
-    peer = f"http://127.0.0.1:{ports.etcd_peer}"
+    own = plan.site.ports
+    client = f"http://127.0.0.1:{own.etcd}"
+    peer = f"http://127.0.0.1:{own.etcd_peer}"
     return [
         f"--name={plan.name}",
         f"--data-dir={plan.directory / 'etcd'}",
@@ -105,7 +100,7 @@ def _etcd(plan: Plan) -> list[str]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster={plan.name}={peer}",
-        f"--listen-metrics-urls=http://{plan.site.host}:{ports.etcd_health}",
+        f"--listen-metrics-urls=http://{plan.site.host}:{own.etcd_health}",
         "--unsafe-no-fsync",  # survives a killed process, not a crashed machine
         # One member: nobody to wait for before electing itself.
         "--heartbeat-interval=50",

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
-from lab import api, control_plane, settings
+from lab import api, control_plane, ports, settings
 from tests import control_planes
 
 if TYPE_CHECKING:
@@ -48,9 +47,7 @@ class Kubelet:
         self, consumer: control_plane.ControlPlane, provider: control_plane.ControlPlane
     ) -> None:
         # The API server checks whom it asks for logs, and says who asks.
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        (self.port,) = ports.take(1)
         pair = consumer.authority.ensure_server("virtual-kubelet", ["127.0.0.1"])
         self._arguments = [
             *("--consumer-kubeconfig", str(consumer.kubeconfig)),

@@ -7,7 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -23,17 +22,13 @@ from csi_liqo.rpc.pb import (
     pluginregistration_pb2,
     pluginregistration_pb2_grpc,
 )
+from lab import ports
 from tests.host import node_box
 from tests.host.kubelet_calls import Kubelet, host_path, refused
 
 MOST_RESIDENT_KIB = 48 * 1024
 
 REGISTERED = pluginregistration_pb2.RegistrationStatus(plugin_registered=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -125,7 +120,7 @@ async def test_publishing_without_a_staging_path_is_out_of_order(node: Kubelet) 
 
 
 async def test_healthy_means_registered_since_the_start(box: node_box.Box) -> None:
-    port = free_port()
+    (port,) = ports.take(1)
     for _ in range(2):
         with box.serving("--health-address", f"127.0.0.1:{port}"):
             status, reason = await asyncio.to_thread(get, port, "/healthz")
@@ -144,14 +139,14 @@ async def test_healthy_means_registered_since_the_start(box: node_box.Box) -> No
 async def test_without_registration_there_is_no_socket_for_it_and_health_is_probe(
     box: node_box.Box,
 ) -> None:
-    port = free_port()
+    (port,) = ports.take(1)
     with box.serving("--no-registration", "--health-address", f"127.0.0.1:{port}"):
         assert not registry(box).exists()
         assert await asyncio.to_thread(get, port, "/healthz") == (200, "ok\n")
 
 
 async def test_a_dead_socket_is_unhealthy(box: node_box.Box) -> None:
-    port = free_port()
+    (port,) = ports.take(1)
     with box.serving("--no-registration", "--health-address", f"127.0.0.1:{port}"):
         (box.driver / "csi.sock").unlink()
         status, reason = await asyncio.to_thread(get, port, "/healthz")
@@ -160,7 +155,7 @@ async def test_a_dead_socket_is_unhealthy(box: node_box.Box) -> None:
 
 
 async def test_metrics_count_calls_by_method_and_code(box: node_box.Box) -> None:
-    port = free_port()
+    (port,) = ports.take(1)
     with box.serving("--metrics-address", f"127.0.0.1:{port}"):
         async with opened(box.driver / "csi.sock") as channel:
             node = Kubelet(box, channel)
