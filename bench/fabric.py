@@ -25,6 +25,7 @@ REMOTE_CLAIMS: Final = f"/api/v1/namespaces/{manifests.REMOTE_NAMESPACE}/persist
 PODS: Final = f"/api/v1/namespaces/{manifests.NAMESPACE}/pods"
 VOLUMES: Final = "/api/v1/persistentvolumes"
 NODES: Final = "/api/v1/nodes"
+NOTES: Final = "/api/v1/namespaces/csi-liqo-storage/configmaps"
 REMOTE_CLUSTERS: Final = "/apis/csi.liqo.io/v1alpha1/remoteclusters"
 
 CONSUMER_USER: Final = "system:serviceaccount:csi-liqo-consumers:rome"

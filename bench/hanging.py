@@ -80,7 +80,8 @@ async def _attempted(clusters: fabric.Fabric, names: list[str]) -> None:
     """Wait until every remote claim is at the point where the provider is written to."""
 
     def noted(_: str, item: fabric.Json) -> bool:
-        return "csi.liqo.io/attempt" in item["metadata"].get("annotations", {})
+        told = {text.rpartition("/")[2] for text in item.get("data", {}).values()}
+        return told.issuperset(names)
 
-    async with bursts.watching(clusters.consumer, fabric.CLAIMS, noted) as watched:
-        await watched.all_of(names)
+    async with bursts.watching(clusters.consumer, fabric.NOTES, noted) as watched:
+        await watched.all_of(["csi-liqo-attempts"])

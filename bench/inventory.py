@@ -117,8 +117,6 @@ async def _write(clusters: Clusters, number: int) -> None:
     namespace, name = f"team-{number % NAMESPACES}", f"data-{number}"
     claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
     claim = manifests.claim(name, "virtual-hostpath")
-    if not local:
-        claim["metadata"]["annotations"] = {"csi.liqo.io/attempt": home}
     made = await consumer.create(claims, claim)
     volume = f"pvc-{made['metadata']['uid']}"
     where = TWINS if local else f"{namespace}-rome"

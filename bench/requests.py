@@ -161,7 +161,7 @@ async def _settled(clusters: fabric.Fabric, made: bursts.Bursts) -> None:
             await made.provision(bursts.REMOTE_NOW, names)
             await made.clear(bursts.REMOTE_NOW)
             counts = await _count(planes) - before
-            # The claim's attempt is patched here, and its twin made there.
+            # The twin is made and marked there, and its facts are shown on the claim here.
             if counts["patch claims"] >= 2 and counts["create claims"] >= 1:
                 return
 

@@ -22,7 +22,7 @@ from csi_liqo.kube import (
     sources,
 )
 from csi_liqo.model import controller_settings, errors, names, objects, twins
-from csi_liqo.service.controller import clusters, description, negotiation
+from csi_liqo.service.controller import attempts, clusters, description, negotiation
 
 
 class Caches:
@@ -59,6 +59,16 @@ class Caches:
         self.sources = sources.Sources(
             self.remote_clusters if chosen.of_our_own else None, self._liqo
         )
+        # All there may be looked at: one object, by its name.
+        self.notes = collection.Collection(
+            calls,
+            watches,
+            resources.CONFIG_MAPS,
+            namespace=settings.twins_namespace,
+            field_selector=f"metadata.name={names.ATTEMPTS_CONFIG_MAP}",
+        )
+        self.attempts = attempts.Attempts(self.notes, settings.twins_namespace)
+        self.notes.store.listen(lambda *_: self.attempts.seen())
         self._filled = False
 
     @property
@@ -102,8 +112,10 @@ class Caches:
         for volume in self.volumes.select(clusters.BY_HOME, spec.cluster_id):
             with contextlib.suppress(errors.InvalidRequestError):  # made by hand, of no use
                 used.add(description.twin_of(volume).namespace)
-        for claim in self.claims.select(clusters.BY_ATTEMPT, spec.cluster_id):
-            used.add(negotiation.map_namespace(spec, self._settings.cluster_id, claim.namespace))
+        for begun in self.attempts.all().values():
+            if begun.cluster_id == spec.cluster_id:
+                own_id = self._settings.cluster_id
+                used.add(negotiation.map_namespace(spec, own_id, begun.namespace))
         return used - {""}
 
     def remembered_identity(self, cluster_id: str) -> str:
@@ -131,6 +143,7 @@ class Caches:
             self.csi_drivers,
             self.remote_clusters,
             self.capacities,
+            self.notes,
         )
         return (*always, self.attachments) if self._settings.attach else always
 

@@ -74,17 +74,18 @@ class Controller:
             remembered=known.remembered_identity,
         )
         self._providers = providers.Providers(around, known.sources)
-        known.claims.store.listen(self._attempted)
+        known.notes.store.listen(self._attempted)
         everywhere = clusters.Clusters(consumer, self._providers)
         made = twin_service.Twins(consumer, settings.shared_marks)
         where = places.Places(
             consumer,
             everywhere,
+            known.attempts,
             driver=driver,
             twins_namespace=settings.twins_namespace,
             attaches=settings.attach,
         )
-        self.use_cases = volumes.Volumes(consumer, everywhere, where, made)
+        self.use_cases = volumes.Volumes(consumer, everywhere, where, made, known.attempts)
         self.capacity = capacities.Capacities(
             *(settings, consumer, everywhere, where),
             capacities.Watched(
@@ -128,17 +129,18 @@ class Controller:
             group.create_task(self._reconciling.keep(), name="kubeconfigs whose tokens are renewed")
             group.create_task(self._election.run(self._reconciling.run), name="election")
 
-    def _attempted(self, _: objects.Claim | None, claim: objects.Claim | None) -> None:
+    def _attempted(self, *_: objects.ConfigMap | None) -> None:
         """Watch where something of a claim may be, whichever replica is about to send it there.
 
         A provider may grant its namespaces one by one, and this replica may lead later.
         """
-        attempt = claim and claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION)
-        provider = self._providers.get(attempt) if attempt else None
-        if claim is not None and provider is not None and provider.spec is not None:
-            target = negotiation.map_namespace(provider.spec, self._own_id, claim.namespace)
-            if target:
-                provider.claims.covers(target)
+        begun = self._known.attempts.all().values()
+        for cluster_id, namespace in {(one.cluster_id, one.namespace) for one in begun}:
+            provider = self._providers.get(cluster_id)
+            if provider is not None and provider.spec is not None:
+                target = negotiation.map_namespace(provider.spec, self._own_id, namespace)
+                if target:
+                    provider.claims.covers(target)
 
     def _reported(self, name: str) -> None:
         self._reconciling.reported(name)

@@ -27,7 +27,7 @@ from csi_liqo.kube import (
     sources,
     store,
 )
-from csi_liqo.model import errors, objects
+from csi_liqo.model import attempts, errors, objects
 from csi_liqo.service.controller import (
     adoption,
     clusters,
@@ -36,7 +36,7 @@ from csi_liqo.service.controller import (
     negotiation,
     repair,
 )
-from csi_liqo.service.tools import told, virtual
+from csi_liqo.service.tools import begun, told, virtual
 from csi_liqo.service.tools.doctor import providers as provider_checks
 
 CONTACT_SECONDS: Final = 15.0
@@ -86,6 +86,7 @@ class _View:
         self._refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls = calls
         self._id = known.cluster_id
+        self._begun: dict[str, attempts.Attempt] = {}
         self._driver = driver
 
         def part(resource: Any, **more: Any) -> collection.Collection[Any]:
@@ -138,6 +139,7 @@ class _View:
         if not synced.done():
             synced.cancel()
             raise errors.ApiUnavailableError("this cluster's API server does not answer in time")
+        self._begun = await begun.read_if_allowed(server.Server(self._calls))
         self._sources.follow()
         hidden = await self._follow_liqo()
         self._begin(self._providers.run())
@@ -197,7 +199,7 @@ class _View:
             spec,
             self._id,
             self._consumer.volumes.all(),
-            self._consumer.claims.all(),
+            self._begun.values(),
         )
 
     def _remembered_identity(self, cluster_id: str) -> str:

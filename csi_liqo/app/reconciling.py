@@ -74,12 +74,13 @@ class Reconciling:
         self._remotes = remotes.Remotes(
             remotes.Watched(
                 claims=known.claims,
+                notes=known.notes,
                 volumes=known.volumes,
                 nodes=known.nodes,
                 remote_clusters=known.remote_clusters,
                 described=known.sources,
             ),
-            *(consumer, remote, everywhere, remote.report),
+            *(consumer, remote, everywhere, remote.report, known.attempts),
             driver=driver,
             rules=settings.shared_marks,
         )

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from csi_liqo.kube import collection, sources
-from csi_liqo.model import labelling, names, objects
+from csi_liqo.model import attempts as model_attempts
+from csi_liqo.model import labelling, objects
+from csi_liqo.reconcilers import attempts as attempts_reconciler
 from csi_liqo.reconcilers import labelling as labelling_reconciler
 from csi_liqo.reconcilers import remote_clusters, runner
-from csi_liqo.service.controller import clusters, description
+from csi_liqo.service.controller import attempts, clusters, description
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,7 @@ class Watched:
     """The caches of this cluster whose changes matter here."""
 
     claims: collection.Collection[objects.Claim]
+    notes: collection.Collection[objects.ConfigMap]
     volumes: collection.Collection[objects.PersistentVolume]
     nodes: collection.Collection[objects.Node]
     remote_clusters: collection.Collection[objects.RemoteCluster]
@@ -34,6 +37,7 @@ class Remotes:
         providers: clusters.Providers,
         everywhere: clusters.Clusters,
         report_of: Callable[[str], remote_clusters.Report | None],
+        noted: attempts.Attempts,
         *,
         driver: str,
         rules: labelling.Rules,
@@ -44,7 +48,7 @@ class Remotes:
             "remote-clusters",
             remote_clusters.RemoteClusters(
                 *(watched.remote_clusters, watched.described, consumer, providers, report_of),
-                driver,
+                *(noted, driver),
             ).reconcile,
             pause_seconds=remote_clusters.PAUSE_SECONDS,
         )
@@ -52,7 +56,14 @@ class Remotes:
             "labelling",
             labelling_reconciler.Labelling(consumer, everywhere, rules).reconcile,
         )
-        self.runners = (self._status, self._marks)
+        self._noted = noted
+        self._ended = runner.Runner(
+            "ended-attempts",
+            attempts_reconciler.EndedAttempts(noted, consumer.claims).reconcile,
+            workers=1,
+            pause_seconds=attempts_reconciler.PAUSE_SECONDS,
+        )
+        self.runners = (self._status, self._marks, self._ended)
 
     def listen(self, until_the_end: contextlib.ExitStack) -> None:
         """Have what changes looked at from now on, and now all there is."""
@@ -62,6 +73,7 @@ class Remotes:
             self._watched.nodes.store.listen(self._node_changed),
             self._watched.volumes.store.listen(self._volume_changed),
             self._watched.claims.store.listen(self._claim_changed),
+            self._watched.notes.store.listen(self._attempted),
         ):
             until_the_end.callback(ended)
 
@@ -110,15 +122,24 @@ class Remotes:
                 self._count(home)
 
     def _claim_changed(self, before: objects.Claim | None, after: objects.Claim | None) -> None:
-        """A claim that may have a twin in a provider needs it; a bound one shares its marks."""
-        for known in (before, after):
-            if known is not None:
-                self._count(known.metadata.annotations.get(names.ATTEMPT_ANNOTATION, ""))
+        """A claim that came to its end needs no provider; a bound one shares its marks."""
+        if before is not None and (after is None or after.spec.volume_name):
+            attempt = self._noted.of(before.uid)
+            if attempt is not None:
+                self._count(attempt.cluster_id)
+                self._ended.add(attempts_reconciler.KEY)
         if after is not None and after.spec.volume_name:
             bound = self._watched.volumes.get("", after.spec.volume_name)
             remote = bound is not None and description.home_of(bound) not in ("", self._own_id)
             if bound is not None and bound.spec.csi is not None and remote:
                 self._marks.add(("", bound.spec.csi.volume_handle))
+
+    def _attempted(self, before: objects.ConfigMap | None, after: objects.ConfigMap | None) -> None:
+        """A provider that may hold something of a claim is needed; the notes may be old."""
+        changed = (before.data if before else {}).items() ^ (after.data if after else {}).items()
+        for cluster_id in {one.cluster_id for one in model_attempts.read(dict(changed)).values()}:
+            self._count(cluster_id)
+        self._ended.add(attempts_reconciler.KEY)
 
     def _count(self, cluster_id: str) -> None:
         if cluster_id:

@@ -43,19 +43,8 @@ def _by_wish(claim: objects.Claim) -> Iterable[str]:
     return (claim.spec.storage_class_name,) if asks and not claim.spec.volume_name else ()
 
 
-def _by_attempt(claim: objects.Claim) -> Iterable[str]:
-    cluster_id = claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION)
-    return (cluster_id,) if cluster_id else ()
-
-
-def _by_try(claim: objects.Claim) -> Iterable[str]:
-    return () if claim.spec.volume_name else _by_attempt(claim)
-
-
 CLAIMS: Final[Mapping[str, store.Index[objects.Claim]]] = {
     clusters.BY_VOLUME: _by_volume,
-    clusters.BY_ATTEMPT: _by_attempt,
-    clusters.BY_TRY: _by_try,
     clusters.BY_WISH: _by_wish,
 }
 

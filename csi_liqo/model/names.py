@@ -33,8 +33,9 @@ CLAIM_ANNOTATION: Final = f"{GROUP}/claim"
 CLAIM_UID_ANNOTATION: Final = f"{GROUP}/claim-uid"
 HANDED_OVER_ANNOTATION: Final = f"{GROUP}/handed-over"
 """On a twin: ``true`` from just before CreateVolume answered; such a twin may hold data."""
-ATTEMPT_ANNOTATION: Final = f"{GROUP}/attempt"
-"""On a virtual claim: the remote cluster where something of it may have been written."""
+ATTEMPTS_CONFIG_MAP: Final = "csi-liqo-attempts"
+"""Among the local twins, one for all installations: claims without a volume of which something
+may have been written to a provider (``model.attempts``)."""
 
 FENCE_LABEL: Final = f"{GROUP}/fence"
 FENCE_OPEN: Final = "open"

@@ -122,11 +122,6 @@ def forge_open_fence(twin: objects.Claim) -> dict[str, Any]:
     return {"metadata": {"uid": twin.uid, "labels": labels}}
 
 
-def forge_attempt(claim: objects.Claim, cluster_id: str) -> dict[str, Any]:
-    """Return the patch that notes on a virtual claim where something may be written next."""
-    return {"metadata": {"uid": claim.uid, "annotations": {names.ATTEMPT_ANNOTATION: cluster_id}}}
-
-
 def forge_marks(twin: objects.Claim) -> dict[str, Any]:
     """Return the patch that gives exactly this version of a twin back what protects its data."""
     return {

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from csi_liqo.model import names, objects, remote_conditions, twins
 from csi_liqo.reconcilers import virtual_nodes
 from csi_liqo.service import ports
-from csi_liqo.service.controller import clusters, negotiation
+from csi_liqo.service.controller import attempts, clusters, negotiation
 
 CONNECTING: Final = "Connecting"
 """Reason of a connection of which nothing is known yet."""
@@ -55,6 +55,7 @@ class RemoteClusters:
         consumer: clusters.Consumer,
         providers: clusters.Providers,
         report_of: Callable[[str], Report | None],
+        noted: attempts.Attempts,
         driver: str,
     ) -> None:
         """``described`` are the remote clusters of every source."""
@@ -63,6 +64,7 @@ class RemoteClusters:
         self._consumer = consumer
         self._providers = providers
         self._report_of = report_of
+        self._noted = noted
         self._driver = driver
         self._written: dict[str, tuple[dict[str, Any], float]] = {}
 
@@ -75,7 +77,7 @@ class RemoteClusters:
         if not (self._consumer.volumes.synced and self._consumer.claims.synced):
             return COUNT_SECONDS
         volumes = self._consumer.volumes.select(clusters.BY_HOME, remote.spec.cluster_id)
-        claims = self._consumer.claims.select(clusters.BY_TRY, remote.spec.cluster_id)
+        claims = self._begun(remote.spec.cluster_id)
         left_behind = remote.metadata.labels.get(names.FENCE_LABEL) == names.FENCE_OPEN
         needed = bool(volumes or claims) and not (remote.deleting and left_behind)
         if await self._protect(remote, needed=needed):
@@ -84,6 +86,19 @@ class RemoteClusters:
         if report is None or (report.reason == CONNECTING and remote.status.conditions):
             return None  # a start of this program is no news of the provider
         return await self._write(remote, self._status(remote, report, volumes, claims))
+
+    def _begun(self, cluster_id: str) -> tuple[objects.Claim, ...]:
+        """Return the claims without a volume of which something may be in a provider."""
+        cached = (
+            (uid, self._consumer.claims.get(one.namespace, one.name))
+            for uid, one in self._noted.all().items()
+            if one.cluster_id == cluster_id
+        )
+        return tuple(
+            claim
+            for uid, claim in cached
+            if claim is not None and claim.uid == uid and not claim.spec.volume_name
+        )
 
     async def _protect(self, remote: objects.RemoteCluster, *, needed: bool) -> bool:
         """Put the finalizer on or take it off; True when the object may be gone by that."""

@@ -185,11 +185,8 @@ async def test_no_claim_is_tried_where_it_cannot_be(world: World) -> None:
     assert all('"rome"' in home for home in homes)
     for provider in (world.milan_proxy, world.paris_proxy):
         assert provider.writes(TWINS) == []
-    assert not [
-        claim
-        for claim, _ in bound
-        if "csi.liqo.io/attempt" in claim["metadata"].get("annotations", {})
-    ]
+    noted = rules.Match(is_write=True, resource="configmaps", name="csi-liqo-attempts")
+    assert world.rome_proxy.writes(noted) == []
     assert await failures(driver) == []
     await asyncio.gather(*(driver.drop(name) for name in names))
 

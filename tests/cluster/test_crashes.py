@@ -71,8 +71,9 @@ ROWS: Final = (
         "create",
         "milan",
         "csi-liqo",
-        # The attempt, then what the twin got: on the volume, and on the claim.
-        rome=(f"PATCH {CLAIM}", f"PATCH {VOLUME}", f"PATCH {CLAIM}"),
+        # What the twin got: on the volume, and on the claim. The note of the attempt, which is
+        # of many claims together, has its crashes in test_attempts.
+        rome=(f"PATCH {VOLUME}", f"PATCH {CLAIM}"),
         milan=(f"POST {CLAIM}", f"PATCH {CLAIM}"),
     ),
     Row("delete", "rome-1", "csi-liqo", rome=(f"PATCH {CLAIM}", f"DELETE {CLAIM}")),

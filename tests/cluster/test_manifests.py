@@ -264,6 +264,18 @@ def test_both_controllers_write_what_the_fence_knows(
 
 
 @pytest.mark.parametrize(
+    ("verb", "granted"),
+    [("patch", True), ("list", True), ("watch", True), ("create", False), ("delete", False)],
+)
+@pytest.mark.parametrize("user", [fabric.CONTROLLER_USER, fabric.ATTACHING_USER])
+def test_both_controllers_note_what_they_begin_in_a_provider(
+    both: control_plane.ControlPlane, user: str, verb: str, *, granted: bool
+) -> None:
+    assert can(both, user, verb, "configmaps", fabric.TWINS, "csi-liqo-attempts") is granted
+    assert not can(both, user, "list", "configmaps", fabric.TWINS, "csi-liqo-homes")
+
+
+@pytest.mark.parametrize(
     "kind",
     ["nodes", "pods", "secrets", "persistentvolumeclaims", "volumeattachments.storage.k8s.io"],
 )

@@ -93,7 +93,12 @@ def choose_namespace(
 
 
 def choose_class(
-    cluster: clusters.Cluster, claim: objects.Claim, remote_class: str, driver: str
+    cluster: clusters.Cluster,
+    claim: objects.Claim,
+    remote_class: str,
+    driver: str,
+    *,
+    begun: bool = False,
 ) -> tuple[str, bool]:
     """Return the negotiated class, and whether its volumes wait for their first consumer.
 
@@ -102,12 +107,13 @@ def choose_class(
     offered. Where the provider's classes may not be read, a class that is named is
     believed unless there is a list of the offered ones, and counts as one that waits.
 
+    What was ``begun`` before the provider's description was deleted is ended there.
+
     Raises:
         errors.PlacementError: nothing is offered that fits.
     """
     assert cluster.spec is not None
-    attempt = claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION)
-    if cluster.closing and attempt != cluster.id:
+    if cluster.closing and not begun:
         raise errors.PlacementError(
             f"{cluster.spec.described_by} is being deleted and takes no new volumes"
         )

@@ -13,6 +13,7 @@ from typing import Final
 from csi_liqo.model import errors, ids, names, objects, source, topology, twins, volumes
 from csi_liqo.service.controller import (
     access_modes,
+    attempts,
     classes,
     clusters,
     negotiation,
@@ -74,6 +75,7 @@ class Places:
         self,
         consumer: clusters.Consumer,
         everywhere: clusters.Clusters,
+        noted: attempts.Attempts,
         *,
         driver: str,
         twins_namespace: str,
@@ -81,6 +83,7 @@ class Places:
     ) -> None:
         self._consumer = consumer
         self._clusters = everywhere
+        self._attempts = noted
         self._driver = driver
         self._real_drivers = real_drivers.RealDrivers(consumer, attaches=attaches)
         self._twins_namespace = twins_namespace
@@ -193,7 +196,8 @@ class Places:
         if not await cluster.claims.ready(namespace):
             raise self._out_of_reach(claim, cluster_id, "its watch is broken")
         class_name, waits = negotiation.choose_class(
-            cluster, claim, wish.parameters.remote_class, self._driver
+            *(cluster, claim, wish.parameters.remote_class, self._driver),
+            begun=self._attempts.begun(claim, cluster_id),
         )
         modes = negotiation.choose_access_modes(claim)
         real = cluster.classes.get("", class_name) if cluster.classes is not None else None
@@ -222,6 +226,6 @@ class Places:
             f"cluster {cluster_id} cannot be reached ("
             f"{self._clusters.trouble(cluster_id) or why}); see RemoteCluster {cluster_id}"
         )
-        if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == cluster_id:
+        if self._attempts.begun(claim, cluster_id):
             return errors.OutcomeUnknownError(f"{text}; claim {claim.reference} may exist there")
         return errors.PlacementError(text)

@@ -16,6 +16,7 @@ from csi_liqo.model import (
 )
 from csi_liqo.service.controller import (
     access_modes,
+    attempts,
     binding,
     clusters,
     deadline,
@@ -43,11 +44,13 @@ class Volumes:
         everywhere: clusters.Clusters,
         where: places.Places,
         made: twin_service.Twins,
+        noted: attempts.Attempts,
     ) -> None:
         self._consumer = consumer
         self._clusters = everywhere
         self._places = where
         self._twins = made
+        self._attempts = noted
         self._in_flight = in_flight.InFlight()
         self._ended = ending.Ended()
 
@@ -92,7 +95,8 @@ class Volumes:
     ) -> volumes.Volume:
         place = await self._places.choose(wish, segment)
         with in_flight.outcome_unknown_on_failure(wish.id, honest=in_flight.FINAL):
-            await self._note_attempt(place, wish)
+            if wish.claim is not None and not place.cluster.local:
+                await self._attempts.note(wish.claim, place.cluster.id)
             twin = await self._twins.ensure(place.cluster, place.spec)
         watch.follow(place.cluster, twin)
         with in_flight.outcome_unknown_on_failure(wish.id):
@@ -111,21 +115,6 @@ class Volumes:
             else:
                 return volume
         raise refusal
-
-    async def _note_attempt(self, place: places.Place, wish: places.Wish) -> None:
-        """Note on the claim, before the first write to a provider, that one may have happened."""
-        claim, cluster = wish.claim, place.cluster
-        if cluster.local or claim is None:
-            return
-        if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == cluster.id:
-            return
-        patch = twins.forge_attempt(claim, cluster.id)
-        try:
-            await self._consumer.claims.patch(claim.namespace, claim.name, patch)
-        except errors.ApiError as error:
-            raise errors.OperationPendingError(
-                f"claim {claim.reference} could not be annotated: {error}"
-            ) from error
 
     def _answered(self, wish: places.Wish) -> volumes.Volume | None:
         """Return the volume as an earlier call answered it, wherever the pod was sent since.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from csi_liqo.model import errors, names, objects
+from csi_liqo.model import attempts, errors, names, objects
+from csi_liqo.service.tools import begun as begun_there
 from csi_liqo.service.tools import ensuring, peer_secret, ports, provider, virtual
 
 FINALIZER_SECONDS: Final = 20.0
@@ -74,10 +75,12 @@ class Parting:
 
     async def _begun(self, cluster_id: str) -> list[ports.Manifest]:
         """Return the claims of which something may have been written there, and no more."""
+        noted = await begun_there.read(self._server)
         return [
             claim
             for claim in await self._server.list(ports.CLAIMS)
-            if ports.annotations_of(claim).get(names.ATTEMPT_ANNOTATION) == cluster_id
+            if (attempt := noted.get(claim["metadata"]["uid"]))
+            and attempt.cluster_id == cluster_id
             and not claim["spec"].get("volumeName")
         ]
 
@@ -95,10 +98,10 @@ class Parting:
         for volume in living:
             patch = _annotate(volume.uid, names.FORGOTTEN_ANNOTATION, cluster_id)
             await self._server.merge(ports.VOLUMES, volume.name, "", patch)
-        for claim in begun:
-            about = claim["metadata"]
-            patch = _annotate(about["uid"], names.ATTEMPT_ANNOTATION, None)
-            await self._server.merge(ports.CLAIMS, about["name"], about["namespace"], patch)
+        if begun:
+            ended = attempts.forge_removal(claim["metadata"]["uid"] for claim in begun)
+            where = (names.ATTEMPTS_CONFIG_MAP, names.DEFAULT_TWINS_NAMESPACE)
+            await self._server.merge(ports.CONFIG_MAPS, *where, ended)
         about = cluster["metadata"]
         opened = {names.FENCE_LABEL: names.FENCE_OPEN}
         patch = {"metadata": {"uid": about["uid"], "labels": opened}}
@@ -142,7 +145,7 @@ def _refusal(
     )
 
 
-def _annotate(uid: str, key: str, value: str | None) -> ports.Manifest:
+def _annotate(uid: str, key: str, value: str) -> ports.Manifest:
     return {"metadata": {"uid": uid, "annotations": {key: value}}}
 
 

@@ -127,12 +127,11 @@ def is_ours(provisioner: str, drivers: Collection[str]) -> bool:
 
 
 def _waiting(claim: objects.Claim) -> Row:
-    attempted = claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION, "")
     return Row(
         namespace=claim.namespace,
         claim=claim.name,
         state=_state_without_volume(claim),
-        home=attempted if claim.selected_node else "",
+        home="",
         node=claim.selected_node,
         virtual_class=claim.spec.storage_class_name,
         real_class="",

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from csi_liqo.model import errors, liqo, names, objects
-from csi_liqo.service.tools import ports, told, virtual
+from csi_liqo.model import attempts, errors, liqo, names, objects
+from csi_liqo.service.tools import begun, ports, told, virtual
 
 T = TypeVar("T", bound=objects.Object)
 
@@ -37,13 +37,15 @@ _OF_LIQO: Final = ((ports.LIQO_VIRTUAL_NODES, ""), (ports.LIQO_NAMESPACE_MAPS, "
 class Facts:
     """One cluster as it was a moment ago. ``hidden`` says why a kind could not be read.
 
-    ``given`` is what the person says of the installation's settings.
+    ``given`` is what the person says of the installation's settings, ``attempts`` which claims
+    may have something in a provider.
     """
 
     version: str
     given: told.Told
     found: dict[ports.Kind, list[ports.Manifest]]
     hidden: dict[ports.Kind, str]
+    attempts: tuple[attempts.Attempt, ...] = ()
 
     def manifests(self, kind: ports.Kind) -> list[ports.Manifest]:
         """Return the objects of a kind; none when they could not be read."""
@@ -169,7 +171,14 @@ async def look(server: ports.Server, given: told.Told) -> Facts:
 
     version = await server.version()
     parts = await asyncio.gather(*(read(kind, namespace) for kind, namespace in _KINDS))
-    seen = Facts(version=version, given=given, found=dict(parts), hidden=hidden)
+    noted = await begun.read_if_allowed(server)
+    seen = Facts(
+        version=version,
+        given=given,
+        found=dict(parts),
+        hidden=hidden,
+        attempts=tuple(noted.values()),
+    )
     if seen.source.of_liqo:
         more = await asyncio.gather(*(read(kind, namespace) for kind, namespace in _OF_LIQO))
         seen.found.update(more)

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from csi_liqo.model import credentials, errors, names, objects
+from csi_liqo.model import attempts, credentials, errors, names, objects
 from csi_liqo.service.controller import description, negotiation
 from csi_liqo.service.tools import peers, ports, provider, virtual, wishes
 from csi_liqo.service.tools.doctor import advice, facts, storage
@@ -230,14 +230,14 @@ def _place_of(volume: objects.PersistentVolume) -> str:
 
 def namespaces_of(seen: facts.Facts, remote: objects.RemoteCluster) -> set[str]:
     """Return the provider's namespaces that hold, or may be asked for, twins."""
-    return used_namespaces(remote.spec, seen.cluster_id, seen.virtual_volumes, seen.claims)
+    return used_namespaces(remote.spec, seen.cluster_id, seen.virtual_volumes, seen.attempts)
 
 
 def used_namespaces(
     spec: objects.RemoteClusterSpec,
     consumer_id: str,
     volumes: Iterable[objects.PersistentVolume],
-    claims: Iterable[objects.Claim],
+    begun: Iterable[attempts.Attempt],
 ) -> set[str]:
     """Return the provider's namespaces that a mapping names, or that volumes or claims use."""
     used = set(spec.namespace_mapping.explicit.values())
@@ -245,9 +245,9 @@ def used_namespaces(
         if virtual.is_virtual(volume) and description.home_of(volume) == spec.cluster_id:
             with contextlib.suppress(errors.InvalidRequestError):  # made by hand, of no use
                 used.add(description.twin_of(volume).namespace)
-    for claim in claims:
-        if claim.metadata.annotations.get(names.ATTEMPT_ANNOTATION) == spec.cluster_id:
-            used.add(negotiation.map_namespace(spec, consumer_id, claim.namespace))
+    for attempt in begun:
+        if attempt.cluster_id == spec.cluster_id:
+            used.add(negotiation.map_namespace(spec, consumer_id, attempt.namespace))
     return used - {""}
 
 
