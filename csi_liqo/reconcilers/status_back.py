@@ -65,6 +65,9 @@ class StatusBack:
         if found is None:
             return None
         claim = self._claim_of(volume)
+        rest = CACHE_LAG_SECONDS - twin_reconciler.age_seconds(volume)
+        if claim is not None and not claim.bound and 0 < rest <= CACHE_LAG_SECONDS:
+            return rest
         await self._show(found, volume, claim)
         if found.health is not health.Health.HEALTHY:
             await self._warn(volume, claim, found.health.value, f"{found}; {_remedy(found)}")
