@@ -67,6 +67,7 @@ class StatusBack:
         claim = self._claim_of(volume)
         rest = CACHE_LAG_SECONDS - twin_reconciler.age_seconds(volume)
         if claim is not None and not claim.bound and 0 < rest <= CACHE_LAG_SECONDS:
+            # A write in the middle of the binding makes the volume controller's own conflict.
             return rest
         await self._show(found, volume, claim)
         if found.health is not health.Health.HEALTHY:
