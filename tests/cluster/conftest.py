@@ -48,6 +48,14 @@ async def milan_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.F
 
 
 @pytest.fixture
+async def rome_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
+    """The driver's way to the consumer, for a test to disturb."""
+    rights = prepared[0].kubeconfig_for(fabric.CONTROLLER_USER)
+    async with proxy.FaultProxy(rights, tmp_path / "rome-proxy") as before:
+        yield before
+
+
+@pytest.fixture
 async def at_rome(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
     """A person's way to the consumer, for a test to disturb."""
     async with proxy.FaultProxy(prepared[0].kubeconfig, tmp_path / "at-rome") as before:
@@ -85,6 +93,24 @@ async def driver(
 ) -> AsyncIterator[fabric.Fabric]:
     """The driver as it is deployed, without any fault."""
     async with fabric.running(*prepared, tmp_path, namespace) as running:
+        yield running
+
+
+@pytest.fixture
+async def between_proxies(
+    prepared: Planes,
+    tmp_path: Path,
+    namespace: str,
+    rome_proxy: proxy.FaultProxy,
+    milan_proxy: proxy.FaultProxy,
+) -> AsyncIterator[fabric.Fabric]:
+    """The driver, with both ways for a test to disturb; what is nobody's is soon collected."""
+    async with fabric.running(
+        *(*prepared, tmp_path, namespace),
+        consumer_kubeconfig=rome_proxy.kubeconfig,
+        provider_kubeconfig=milan_proxy.kubeconfig.read_text(),
+        orphan_grace_seconds=3,
+    ) as running:
         yield running
 
 

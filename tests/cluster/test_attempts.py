@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import grpc
 import pytest
 
-from lab import control_plane
 from lab.faults import proxy, rules
 from tests import control_planes
 from tests.cluster import calls, conditions, fabric
-
-Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 NAME = "csi-liqo-attempts"
 NOTES = f"/api/v1/namespaces/{fabric.TWINS}/configmaps"
@@ -21,27 +15,8 @@ WRITES = rules.Match(is_write=True, resource="configmaps", name=NAME)
 
 
 @pytest.fixture
-async def rome_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    rights = prepared[0].kubeconfig_for(fabric.CONTROLLER_USER)
-    async with proxy.FaultProxy(rights, tmp_path / "rome-proxy") as before:
-        yield before
-
-
-@pytest.fixture
-async def driver(
-    prepared: Planes,
-    tmp_path: Path,
-    namespace: str,
-    rome_proxy: proxy.FaultProxy,
-    milan_proxy: proxy.FaultProxy,
-) -> AsyncIterator[fabric.Fabric]:
-    async with fabric.running(
-        *(*prepared, tmp_path, namespace),
-        consumer_kubeconfig=rome_proxy.kubeconfig,
-        provider_kubeconfig=milan_proxy.kubeconfig.read_text(),
-        orphan_grace_seconds=3,
-    ) as running:
-        yield running
+def driver(between_proxies: fabric.Fabric) -> fabric.Fabric:
+    return between_proxies
 
 
 async def until_noted(driver: fabric.Fabric, claim: fabric.Json, text: str) -> None:

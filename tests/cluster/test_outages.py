@@ -15,31 +15,11 @@ from tests import control_planes
 from tests.cluster import calls, conditions, expiry, fabric
 
 Code = grpc.StatusCode
-Planes = tuple[control_plane.ControlPlane, control_plane.ControlPlane]
 
 
 @pytest.fixture
-async def rome_proxy(prepared: Planes, tmp_path: Path) -> AsyncIterator[proxy.FaultProxy]:
-    rights = prepared[0].kubeconfig_for(fabric.CONTROLLER_USER)
-    async with proxy.FaultProxy(rights, tmp_path / "rome-proxy") as before:
-        yield before
-
-
-@pytest.fixture
-async def driver(
-    prepared: Planes,
-    tmp_path: Path,
-    namespace: str,
-    rome_proxy: proxy.FaultProxy,
-    milan_proxy: proxy.FaultProxy,
-) -> AsyncIterator[fabric.Fabric]:
-    async with fabric.running(
-        *(*prepared, tmp_path, namespace),
-        consumer_kubeconfig=rome_proxy.kubeconfig,
-        provider_kubeconfig=milan_proxy.kubeconfig.read_text(),
-        orphan_grace_seconds=3,
-    ) as running:
-        yield running
+def driver(between_proxies: fabric.Fabric) -> fabric.Fabric:
+    return between_proxies
 
 
 @pytest.fixture
