@@ -7,6 +7,7 @@ scheduler is the real one; that a provider is left alone is seen at a proxy befo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -125,10 +126,9 @@ async def world(
     prepared: Planes, paris: control_plane.ControlPlane, tmp_path: Path, namespace: str
 ) -> AsyncIterator[World]:
     rome, milan = prepared
-    parts = [counted_driver(), counted_class(), counted_room("pool", "1Mi")]
-    fabric.kubectl(milan, "apply", "-f", "-", text=yaml.safe_dump_all(parts))
     classes = [{"virtual": name, "offered": "counted"} for name in ("csi-liqo", "csi-liqo-counted")]
     async with (
+        _counted_in(milan),
         proxy.FaultProxy(rome.kubeconfig_for(fabric.CONTROLLER_USER), tmp_path / "rome") as before,
         proxy.FaultProxy(milan.kubeconfig_for(fabric.CONSUMER_USER), tmp_path / "milan") as there,
         proxy.FaultProxy(paris.kubeconfig_for(fabric.CONSUMER_USER), tmp_path / "paris") as far,
@@ -151,6 +151,18 @@ async def world(
             fabric.forget_remote_cluster(rome, "paris")
             fabric.kubectl(rome, "delete", "--namespace=csi-liqo", "secret", "paris")
             fabric.kubectl(rome, "delete", "node", "paris")
+
+
+@contextlib.asynccontextmanager
+async def _counted_in(milan: control_plane.ControlPlane) -> AsyncIterator[None]:
+    """Have milan's class count its room for the time of the block."""
+    parts = [counted_driver(), counted_class(), counted_room("pool", "1Mi")]
+    text = yaml.safe_dump_all(parts)
+    fabric.kubectl(milan, "apply", "-f", "-", text=text)
+    try:
+        yield
+    finally:
+        fabric.kubectl(milan, "delete", "-f", "-", text=text)
 
 
 def _introduce_paris(rome: control_plane.ControlPlane, before: proxy.FaultProxy) -> None:
