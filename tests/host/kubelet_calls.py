@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -161,3 +162,16 @@ async def calling(box: node_box.Box) -> AsyncIterator[Kubelet]:
     """Connect to the node program of a node."""
     async with grpc.aio.insecure_channel(f"unix:{box.driver}/csi.sock") as channel:
         yield Kubelet(box, channel)
+
+
+async def eventually(call: Callable[[Volume], Awaitable[object]], volume: Volume) -> None:
+    """Repeat a call as kubelet does while the answer is to come back."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await call(volume)
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE):
+                    raise
+            await asyncio.sleep(0.1)

@@ -6,15 +6,12 @@ import asyncio
 import hashlib
 import json
 import pathlib
-from collections.abc import Awaitable, Callable
 
-import grpc
-import grpc.aio
 import pytest
 
 from csi_liqo.rpc.pb import csi_pb2
 from tests.host import node_box, real_driver
-from tests.host.kubelet_calls import Kubelet, Volume, calling, refused
+from tests.host.kubelet_calls import Kubelet, Volume, calling, eventually, refused
 from tests.host.real_driver import LoopDriver
 
 
@@ -326,16 +323,3 @@ async def test_a_lost_journal_does_not_keep_a_pod_for_ever(
 async def live(node: Kubelet, volume: Volume) -> None:
     await node.up(volume)
     await node.down(volume)
-
-
-async def eventually(call: Callable[[Volume], Awaitable[object]], volume: Volume) -> None:
-    """Repeat a call as kubelet does while the answer is to come back."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await call(volume)
-                return
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE):
-                    raise
-            await asyncio.sleep(0.1)
