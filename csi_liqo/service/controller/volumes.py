@@ -173,8 +173,11 @@ class Volumes:
             in_flight.outcome_unknown_on_failure(volume_id, honest=(errors.PreconditionError,)),
         ):
             async with end.limit(watch.explain):
+                named = bool(self._consumer.volumes.select(clusters.BY_HANDLE, volume_id))
                 for cluster, reference in self._homes(volume_id):
                     await self._delete_at(volume_id, cluster, reference, watch)
+                if named:
+                    self._ended.note(volume_id)
 
     def _homes(self, volume_id: str) -> list[tuple[clusters.Cluster, twins.TwinRef]]:
         """Return where a volume's twins are: as its PersistentVolume says, else by label.
@@ -182,6 +185,10 @@ class Volumes:
         A label could be forged and is only an index; the volume's own word comes first.
         """
         virtual = self._consumer.volumes.select(clusters.BY_HANDLE, volume_id)
+        if not virtual and volume_id in self._ended:
+            # Asked again, as csi-provisioner does before it sees that the volume is gone. What
+            # still has its label is not what the volume named, and may hold other data.
+            return []
         if not virtual:
             self._clusters.require_synced(volume_id)
             return [
