@@ -17,6 +17,8 @@ REMEMBERED: Final = 1000
 class Ended:
     """The uids of twins that this process deleted and then saw gone, the latest of them.
 
+    Also the ids of volumes whose own word named all of these; an id has its claim's uid.
+
     csi-provisioner asks for a deletion again until it sees that its own write took the volume
     away. What is here needs no second look at the API servers, ever: a uid is given once. Only
     a twin that was in the cache before may be noted, since an absence that was never a

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Final
+
 from csi_liqo.model import attempts, errors, names
 from csi_liqo.service.tools import ports
+
+_PLACE: Final = (names.ATTEMPTS_CONFIG_MAP, names.DEFAULT_TWINS_NAMESPACE)
 
 
 async def read(server: ports.Server) -> dict[str, attempts.Attempt]:
@@ -12,8 +17,7 @@ async def read(server: ports.Server) -> dict[str, attempts.Attempt]:
     Raises:
         errors.ApiError: the notes may not be read, or the API server does not answer.
     """
-    where = (names.ATTEMPTS_CONFIG_MAP, names.DEFAULT_TWINS_NAMESPACE)
-    config_map = await server.find(ports.CONFIG_MAPS, *where)
+    config_map = await server.find(ports.CONFIG_MAPS, *_PLACE)
     return attempts.read((config_map or {}).get("data") or {})
 
 
@@ -23,3 +27,12 @@ async def read_if_allowed(server: ports.Server) -> dict[str, attempts.Attempt]:
         return await read(server)
     except errors.ApiForbiddenError:
         return {}
+
+
+async def end(server: ports.Server, uids: Iterable[str]) -> None:
+    """Take the notes of claims away, by their uids.
+
+    Raises:
+        errors.ApiError: they may still be there.
+    """
+    await server.merge(ports.CONFIG_MAPS, *_PLACE, attempts.forge_removal(uids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from csi_liqo.model import attempts, errors, names, objects
+from csi_liqo.model import errors, names, objects
 from csi_liqo.service.tools import begun as begun_there
 from csi_liqo.service.tools import ensuring, peer_secret, ports, provider, virtual
 
@@ -99,9 +99,7 @@ class Parting:
             patch = _annotate(volume.uid, names.FORGOTTEN_ANNOTATION, cluster_id)
             await self._server.merge(ports.VOLUMES, volume.name, "", patch)
         if begun:
-            ended = attempts.forge_removal(claim["metadata"]["uid"] for claim in begun)
-            where = (names.ATTEMPTS_CONFIG_MAP, names.DEFAULT_TWINS_NAMESPACE)
-            await self._server.merge(ports.CONFIG_MAPS, *where, ended)
+            await begun_there.end(self._server, (claim["metadata"]["uid"] for claim in begun))
         about = cluster["metadata"]
         opened = {names.FENCE_LABEL: names.FENCE_OPEN}
         patch = {"metadata": {"uid": about["uid"], "labels": opened}}
