@@ -145,6 +145,9 @@ class _View:
         self._begin(self._providers.run())
         ids = sorted({remote.spec.cluster_id for remote in self._sources.all()})
         found = await asyncio.gather(*(self._everywhere.ready(one) for one in ids))
+        # A person rather waits for the whole list than asks again.
+        seen = [cluster.claims for cluster in found if cluster is not None]
+        await asyncio.gather(*(claims.ready("") for claims in seen))
         listed = inventory.Inventory(self._consumer, self._everywhere)
         return Sight(
             inventory=listed,

@@ -64,13 +64,16 @@ async def dispose(
 async def twins_left(
     where: tools.Where, given: told.Told, driver: str, states: Collection[str]
 ) -> tuple[list[Left], tuple[str, ...]]:
-    """Return the twins in some states, and which clusters could not be looked at."""
+    """Return the twins in some states, and which clusters or namespaces could not be seen."""
     async with _sight(where, given, driver) as sight:
         listed = sight.inventory.list()
         found = [_left(entry) for entry in listed.entries if entry.state.value in states]
         hidden = sight.out_of_sight
-        more = [f"cluster {one}" for one in listed.out_of_sight]
-        more = [one for one in more if not any(f"{text} ".startswith(f"{one} ") for text in hidden)]
+        more = [
+            f"namespace {namespace} of cluster {cluster}" if namespace else f"cluster {cluster}"
+            for cluster, namespace in listed.out_of_sight
+            if not any(text.startswith(f"cluster {cluster} ") for text in hidden)
+        ]
         return found, (*hidden, *more)
 
 

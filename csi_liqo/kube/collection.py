@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
@@ -19,7 +18,7 @@ R = TypeVar("R")
 FIRST_LIST_SECONDS: Final = 8.0
 """How long a new watch, or one of hundreds that broke at once, may take to be there."""
 REFUSED_SECONDS: Final = 2.0
-"""How long one is waited for that was refused the last time."""
+"""How long one is waited for that was refused: it may have been no more than a moment's."""
 
 
 class Collection(Generic[T]):
@@ -43,6 +42,7 @@ class Collection(Generic[T]):
     ) -> None:
         self._calls = calls
         self._resource = resource
+        self._namespace = namespace
         self._decoder = msgspec.json.Decoder(resource.kind)
         self.store: store.Store[T] = store.Store(indexes)
         self._reflector = reflector.Reflector(
@@ -55,10 +55,14 @@ class Collection(Generic[T]):
             on_failure=self._fared,
         )
         self._on_failure = on_failure
-        self._failure: errors.ApiError | None = None
+        self._refused = asyncio.Event()
+        """Set while the last answer was that this may not be read."""
 
     def _fared(self, failure: errors.ApiError | None) -> None:
-        self._failure = failure
+        if isinstance(failure, errors.ApiForbiddenError):
+            self._refused.set()
+        else:
+            self._refused.clear()
         self._on_failure(failure)
 
     async def keep(self) -> None:
@@ -72,12 +76,23 @@ class Collection(Generic[T]):
     def covers(self, namespace: str) -> bool:
         return self.store.synced
 
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        return () if self.store.synced else (self._namespace,)
+
     async def ready(self, namespace: str) -> bool:
         if not self.store.synced:
-            with contextlib.suppress(TimeoutError):
-                refused = isinstance(self._failure, errors.ApiForbiddenError)
-                async with asyncio.timeout(REFUSED_SECONDS if refused else FIRST_LIST_SECONDS):
-                    await self.store.wait_synced()
+            synced = asyncio.ensure_future(self.store.wait_synced())
+            refused = asyncio.ensure_future(self._refused.wait())
+            both = (synced, refused)
+            try:
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait(both, timeout=FIRST_LIST_SECONDS, return_when=first)
+                if refused.done():
+                    await asyncio.wait([synced], timeout=REFUSED_SECONDS)
+            finally:
+                for one in both:
+                    one.cancel()
         return self.store.synced
 
     def get(self, namespace: str, name: str) -> T | None:

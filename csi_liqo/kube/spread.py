@@ -83,10 +83,19 @@ class SpreadClaims:
     def synced(self) -> bool:
         return self.explored and all(part.synced for part in self._parts.values())
 
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        unknown = () if self.explored else ("",)
+        return unknown + tuple(name for name, part in self._parts.items() if not part.synced)
+
     def covers(self, namespace: str) -> bool:
         return self.cover(namespace).synced
 
     async def ready(self, namespace: str) -> bool:
+        if not namespace:
+            await self.wait_explored(collection.FIRST_LIST_SECONDS)
+            await asyncio.gather(*(self.ready(name) for name in tuple(self._parts)))
+            return self.synced
         return await self.cover(namespace).ready(namespace)
 
     def get(self, namespace: str, name: str) -> objects.Claim | None:

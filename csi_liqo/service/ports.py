@@ -31,8 +31,15 @@ class Objects(Protocol[T_co]):
     def covers(self, namespace: str) -> bool:
         """Tell whether the cache holds all of one namespace, whatever is wrong with others."""
 
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """The namespaces that the cache does not hold, "" for any; none exactly when synced."""
+
     async def ready(self, namespace: str) -> bool:
-        """Tell whether the cache covers a namespace, giving a new watch a moment to begin."""
+        """Tell whether the cache covers a namespace, giving a new watch a moment to begin.
+
+        An empty one means all of them.
+        """
 
     def get(self, namespace: str, name: str) -> T_co | None:
         """Return the cached object; None means none is cached, which is proof only when synced."""

@@ -137,7 +137,7 @@ async def test_a_list_that_lacks_a_cluster_is_never_shown_as_whole(
     hanging = milan_proxy.hang(claims, times=None)
     code, found, said = await listed(driver)
     assert (code, found) == (INCOMPLETE, [])
-    assert "out of sight: cluster milan" in said
+    assert f"out of sight: namespace {driver.remote_namespace} of cluster milan;" in said
     assert "this list is not whole" in said
     milan_proxy.remove(hanging)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import pytest
 from aiohttp import web
@@ -37,8 +38,15 @@ class Server:
             await self.asked.wait()
 
 
+class Answers(Protocol):
+    """What a server says."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request."""
+
+
 @contextlib.asynccontextmanager
-async def serving(server: Server) -> AsyncIterator[str]:
+async def serving(server: Answers) -> AsyncIterator[str]:
     """Serve it, and give its address."""
     application = web.Application()
     application.router.add_get("/{path:.*}", server.answer)

@@ -72,3 +72,19 @@ async def test_nothing_is_known_while_one_could_not_be_looked_into(server: api.A
     await known.claims.explore(["a"], known.holds_twins)
     await known.claims.wait_explored(1)
     assert known.claims.synced
+
+
+async def test_what_cannot_be_seen_is_named_and_all_is_waited_for(server: api.Api) -> None:
+    known = Namespaces(server, "b")
+    known.claims.cover("a").store.set_synced(False)
+    assert set(known.claims.gaps) == {"", "a"}
+
+    waiting = asyncio.ensure_future(known.claims.ready(""))
+    await known.claims.explore(["a", "b"], known.holds_twins)
+    await asyncio.sleep(0)
+    assert list(known.claims.gaps) == ["a"]
+    assert not waiting.done()
+
+    known.claims.cover("a").store.set_synced(True)
+    assert await waiting
+    assert not known.claims.gaps

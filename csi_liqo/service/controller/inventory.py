@@ -46,10 +46,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All that can be seen; ``out_of_sight`` names the clusters that could not be asked."""
+    """All that can be seen; ``out_of_sight`` has cluster and namespace, "" for any, of the rest."""
 
     entries: tuple[Entry, ...]
-    out_of_sight: tuple[str, ...]
+    out_of_sight: tuple[tuple[str, str], ...]
 
     def of(self, *states: State) -> tuple[Entry, ...]:
         """Return the entries in any of these states."""
@@ -70,10 +70,9 @@ class Inventory:
         a mapping names or a virtual volume is in.
         """
         entries: list[Entry] = []
-        hidden: list[str] = []
+        hidden: list[tuple[str, str]] = []
         for cluster in self._clusters:
-            if not cluster.claims.synced:
-                hidden.append(cluster.id)
+            hidden += ((cluster.id, namespace) for namespace in cluster.claims.gaps)
             entries += (self.entry(cluster, twin) for twin in self._twins_of(cluster))
         entries.sort(key=lambda e: (e.cluster.id, e.twin.namespace, e.twin.name))
         return Listing(tuple(entries), tuple(hidden))
