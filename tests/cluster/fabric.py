@@ -35,6 +35,7 @@ CSI_NODES: Final = "/apis/storage.k8s.io/v1/csinodes"
 CLASSES: Final = "/apis/storage.k8s.io/v1/storageclasses"
 REMOTE_CLUSTERS: Final = "/apis/csi.liqo.io/v1alpha1/remoteclusters"
 TWINS: Final = "csi-liqo-storage"
+ATTEMPTS: Final = f"/api/v1/namespaces/{TWINS}/configmaps/csi-liqo-attempts"
 SECRETS: Final = "/api/v1/namespaces/csi-liqo/secrets"
 
 CLUSTER_KEY: Final = "topology.csi.liqo.io/cluster"
@@ -510,6 +511,39 @@ async def running(
             await controller.end(signal.SIGTERM)
             forget_remote_cluster(rome, "milan")
             kubectl(rome, "delete", "--namespace=csi-liqo", "secret", "milan")
+            await leave_nothing(fabric)
+
+
+async def leave_nothing(left: Fabric) -> None:
+    """Take away what a test left in the consumer: the next one's driver would care for it.
+
+    A namespace of the provider with a volume in it, that another user was granted, keeps
+    every later look at the provider from being whole.
+    """
+    rome = left.consumer
+    for claim in (await rome.get(left.claims))["items"]:
+        await _take_away(rome, f"{left.claims}/{claim['metadata']['name']}", claim)
+    for volume in (await rome.get(VOLUMES))["items"]:
+        claim = volume["spec"].get("claimRef", {})
+        attributes = volume["spec"].get("csi", {}).get("volumeAttributes", {})
+        twin = attributes.get("twin", "")
+        if left.namespace == claim.get("namespace") or twin.startswith(f"{left.remote_namespace}/"):
+            await _take_away(rome, f"{VOLUMES}/{volume['metadata']['name']}", volume)
+    notes = (await rome.find(ATTEMPTS) or {}).get("data") or {}
+    ended = [uid for uid, text in notes.items() if text.split("/")[1] == left.namespace]
+    if ended:
+        await rome.merge(ATTEMPTS, {"data": dict.fromkeys(ended)})
+
+
+async def _take_away(server: api.Api, path: str, thing: Json) -> None:
+    """Delete an object whatever holds it."""
+    uid = thing["metadata"]["uid"]
+    await server.delete(path, uid=uid)
+    try:
+        await server.merge(path, {"metadata": {"uid": uid, "finalizers": None}})
+    except api.ApiError as error:
+        if error.status not in (404, 409):  # gone, or another has its name
+            raise
 
 
 async def program(rome: control_plane.ControlPlane, *arguments: str) -> tuple[int, str, str]:
