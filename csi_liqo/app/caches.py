@@ -59,17 +59,26 @@ class Caches:
         self.sources = sources.Sources(
             self.remote_clusters if chosen.of_our_own else None, self._liqo
         )
-        # All there may be looked at: one object, by its name.
-        self.notes = collection.Collection(
-            calls,
-            watches,
-            resources.CONFIG_MAPS,
-            namespace=settings.twins_namespace,
-            field_selector=f"metadata.name={names.ATTEMPTS_CONFIG_MAP}",
+        twins_namespace = settings.twins_namespace
+        self.notes = self._config_map(twins_namespace, names.ATTEMPTS_CONFIG_MAP, watches)
+        self.fence = self._config_map(twins_namespace, settings.fence_config_map, watches)
+        self.homes = self._config_map(twins_namespace, settings.homes_config_map, watches)
+        self.real_drivers = self._config_map(
+            settings.namespace, settings.real_drivers_config_map, watches
         )
         self.attempts = attempts.Attempts(self.notes, settings.twins_namespace)
         self.notes.store.listen(lambda *_: self.attempts.seen())
         self._filled = False
+
+    def _config_map(
+        self, namespace: str, name: str, watches: api.Api
+    ) -> collection.Collection[objects.ConfigMap]:
+        """Return the cache of one ConfigMap: no others may be looked at."""
+        return collection.Collection(
+            *(self._calls, watches, resources.CONFIG_MAPS),
+            namespace=namespace,
+            field_selector=f"metadata.name={name}",
+        )
 
     @property
     def filled(self) -> bool:
@@ -144,6 +153,9 @@ class Caches:
             self.remote_clusters,
             self.capacities,
             self.notes,
+            self.fence,
+            self.homes,
+            self.real_drivers,
         )
         return (*always, self.attachments) if self._settings.attach else always
 

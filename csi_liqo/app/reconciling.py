@@ -95,13 +95,8 @@ class Reconciling:
                 (settings.namespace, settings.service_account),
             ).reconcile,
         )
-        self._teardown = teardown.Teardown(
-            *(settings, calls, watches, known.volumes, remote, known.namespaces_in_use)
-        )
-        self._announcements = announcements.Announcements(
-            *(settings, calls, watches, consumer),
-            *(known.claims, known.classes, known.csi_drivers),
-        )
+        self._teardown = teardown.Teardown(settings, known, remote)
+        self._announcements = announcements.Announcements(settings, known, consumer)
         self._renewal = renewal.Renewal(settings.namespace, calls, watches)
         self._runners = (
             self._renewal.runner,

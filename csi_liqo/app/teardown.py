@@ -7,35 +7,35 @@ its administrator wants that, in a provider. They know what is counted here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
 
-from csi_liqo.kube import api, collection, providers, resources
+from csi_liqo.app import caches
+from csi_liqo.kube import providers
 from csi_liqo.model import controller_settings, objects
-from csi_liqo.reconcilers import lent_namespaces, runner, teardown
+from csi_liqo.reconcilers import announced, lent_namespaces, runner, teardown
 
 
 class Teardown:
-    """``runners`` write the facts."""
+    """``runners`` keep the facts."""
 
     def __init__(
         self,
         settings: controller_settings.ControllerSettings,
-        calls: api.Api,
-        watches: api.Api,
-        volumes: collection.Collection[objects.PersistentVolume],
+        known: caches.Caches,
         remotes: providers.Providers,
-        namespaces_of: Callable[[objects.RemoteClusterSpec], Iterable[str]],
     ) -> None:
-        """``namespaces_of``: which of a provider's namespaces may hold twins."""
-        self._volumes = volumes
+        self._known = known
         self._facts = (settings.twins_namespace, settings.homes_config_map)
+        facts = announced.Announced(
+            *(known.homes, *self._facts),
+            "a peering may be taken apart while volumes live there",
+        )
         self._counted = teardown.TeardownFacts(
-            *(volumes, collection.Collection(calls, watches, resources.CONFIG_MAPS)),
+            *(known.volumes, facts),
             cluster_id=settings.cluster_id,
             driver=settings.driver_name,
         )
         self._lent_counts = lent_namespaces.LentNamespaces(
-            remotes.all, namespaces_of, settings.cluster_id
+            remotes.all, known.namespaces_in_use, settings.cluster_id
         )
         self._homes = runner.Runner(
             "volumes-by-home",
@@ -64,8 +64,11 @@ class Teardown:
             if self._counted.home_of(before) != self._counted.home_of(after):
                 self._homes.add(self._facts)
 
-        until_the_end.callback(self._volumes.store.listen(count))
-        self._counted.doubt()  # another replica may have led meanwhile
-        self._lent_counts.doubt()
+        def said(*_: object) -> None:
+            self._homes.add(self._facts)
+
+        until_the_end.callback(self._known.volumes.store.listen(count))
+        until_the_end.callback(self._known.homes.store.listen(said))
+        self._lent_counts.doubt()  # another replica may have led meanwhile
         self._homes.add(self._facts)
         self.twins_changed()

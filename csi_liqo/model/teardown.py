@@ -35,11 +35,9 @@ def count(homes: Iterable[Home]) -> dict[str, str]:
 
 
 def forge_change(known: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the merge patch that leaves ``wanted`` and nothing untrue of what is known."""
+    """Return what of the data must change to leave ``wanted`` and nothing untrue of what is known.
+
+    None takes a fact away; nothing is returned when all is so.
+    """
     gone = {key: None for key in known if key.startswith(_PREFIXES) and key not in wanted}
-    return {**wanted, **gone}
-
-
-def untrue(known: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Tell whether facts are there that are none."""
-    return any(key.startswith(_PREFIXES) and key not in wanted for key in known)
+    return {key: text for key, text in wanted.items() if known.get(key) != text} | gone

@@ -11,14 +11,14 @@ from typing import Final
 
 import msgspec
 
-from csi_liqo.model import errors, names, objects
-from csi_liqo.service import ports
+from csi_liqo.model import names
+from csi_liqo.reconcilers import announced
 from csi_liqo.service.controller import classes, clusters
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS: Final = 600.0
-"""The ConfigMap is not watched, so what somebody did to it is undone by writing it again."""
+PAUSE_SECONDS: Final = 0.3
+"""Between two looks at all classes; a burst of changes is few writes."""
 
 
 class RealDrivers:
@@ -27,33 +27,23 @@ class RealDrivers:
     def __init__(
         self,
         consumer: clusters.Consumer,
-        config_maps: ports.Objects[objects.ConfigMap],
+        config_map: announced.Announced,
         driver: str,
     ) -> None:
         """``driver`` is the one whose classes count: this installation's."""
         self._consumer = consumer
-        self._config_maps = config_maps
+        self._config_map = config_map
         self._driver = driver
-        self._written = ""
 
-    async def reconcile(self, key: tuple[str, str]) -> float | None:
-        """Write the names into the ConfigMap of this namespace and name.
+    async def reconcile(self, _: tuple[str, str]) -> float | None:
+        """Have the ConfigMap say their names.
 
         Raises:
             errors.PreconditionError: there is none; the manifests have it.
             errors.ApiError: it cannot be written.
         """
-        namespace, name = key
-        wanted = classes.real_drivers(self._consumer, self._driver)
-        text = msgspec.json.encode(wanted).decode()
-        try:
-            # Patched without a look at it: the same content is no change to the API server.
-            await self._config_maps.patch(namespace, name, {"data": {names.REAL_DRIVERS_KEY: text}})
-        except errors.ApiNotFoundError as error:
-            raise errors.PreconditionError(
-                f"{error}: apply the manifests again; without it nodes take any number of volumes"
-            ) from error
-        if text != self._written:
+        text = msgspec.json.encode(classes.real_drivers(self._consumer, self._driver)).decode()
+        if self._config_map.read().data.get(names.REAL_DRIVERS_KEY) != text:
+            await self._config_map.write({"data": {names.REAL_DRIVERS_KEY: text}})
             logger.info("CSI drivers behind the classes of %s: %s", self._driver, text)
-        self._written = text
-        return AGAIN_SECONDS
+        return None

@@ -8,23 +8,17 @@ by events: once a reason, because a look costs nothing and an event is a write.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 from csi_liqo.model import health, names, objects
+from csi_liqo.reconcilers import seen
 from csi_liqo.reconcilers import twins as twin_reconciler
 from csi_liqo.service import ports
 from csi_liqo.service.controller import clusters, fate, keeping
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T", bound=objects.Object)
-
-CACHE_LAG_SECONDS: Final = 2.0
-"""How long a write may take to reach the cache that it is made from."""
 FIRST_QUESTION_SECONDS: Final = 5.0
 """How old a twin is before anybody asks why it is not bound; most are by then."""
 LAST_QUESTION_SECONDS: Final = 300.0
@@ -65,8 +59,8 @@ class StatusBack:
         if found is None:
             return None
         claim = self._claim_of(volume)
-        rest = CACHE_LAG_SECONDS - twin_reconciler.age_seconds(volume)
-        if claim is not None and not claim.bound and 0 < rest <= CACHE_LAG_SECONDS:
+        rest = seen.CACHE_LAG_SECONDS - twin_reconciler.age_seconds(volume)
+        if claim is not None and not claim.bound and 0 < rest <= seen.CACHE_LAG_SECONDS:
             # A write in the middle of the binding makes the volume controller's own conflict.
             return rest
         await self._show(found, volume, claim)
@@ -80,8 +74,8 @@ class StatusBack:
             again = await self._pass_on(found, found.twin, claim)
         # The mark of one that was handed over a moment ago may not be in the cache: two watches.
         age = twin_reconciler.age_seconds(volume)
-        if not found.twin.handed_over and 0 <= age < CACHE_LAG_SECONDS:
-            again = CACHE_LAG_SECONDS - age
+        if not found.twin.handed_over and 0 <= age < seen.CACHE_LAG_SECONDS:
+            again = seen.CACHE_LAG_SECONDS - age
         else:
             await keeping.protect(self._consumer, found.cluster, volume, found.twin)
         await keeping.note(self._consumer, found.cluster, volume, found.twin)
@@ -108,7 +102,7 @@ class StatusBack:
         patch = health.forge_on_volume(volume, claim, shown, facts, identity)
         if patch is not None:
             await self._consumer.volumes.patch("", volume.name, patch)
-            await _seen(
+            await seen.wait(
                 self._consumer.volumes,
                 volume,
                 lambda now: health.forge_on_volume(now, claim, shown, facts, identity) is None,
@@ -120,7 +114,7 @@ class StatusBack:
             await self._consumer.claims.patch(
                 claim.namespace, claim.name, patch, subresource="status"
             )
-            await _seen(
+            await seen.wait(
                 self._consumer.claims,
                 claim,
                 lambda now: health.forge_on_claim(now, shown, facts) is None,
@@ -159,19 +153,6 @@ class StatusBack:
             await self._events.warn(claim, reason, message)
         if volume is not None:
             await self._events.warn(volume, reason, message)
-
-
-async def _seen(
-    part: ports.Objects[T], written: objects.Object, shows: Callable[[T], bool]
-) -> None:
-    """Wait until a write is in the cache: looked at before that, it would be made again."""
-
-    def done(now: T | None) -> bool | None:
-        return now is None or now.uid != written.uid or shows(now) or None
-
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CACHE_LAG_SECONDS):
-            await part.wait(written.namespace, written.name, done)
 
 
 def _complaint_of(twin: objects.Claim) -> str:

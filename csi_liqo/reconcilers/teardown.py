@@ -12,12 +12,11 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from csi_liqo.model import errors, names, objects, teardown
+from csi_liqo.model import names, objects, teardown
+from csi_liqo.reconcilers import announced
 from csi_liqo.service import ports
 from csi_liqo.service.controller import description
 
-AGAIN_SECONDS: Final = 60.0
-"""The ConfigMap is not watched, so what somebody did to it is undone by writing it again."""
 PAUSE_SECONDS: Final = 0.3
 """Between two looks at all volumes, which cost more the more there are; its runner keeps it."""
 COUNT_SECONDS: Final = 5.0
@@ -26,67 +25,42 @@ texts have the numbers. A hundred volumes are not a hundred writes."""
 
 
 class TeardownFacts:
-    """Writes one ConfigMap; every key means it."""
+    """Keeps one ConfigMap; every key means it."""
 
     def __init__(
         self,
         volumes: ports.Objects[objects.PersistentVolume],
-        config_maps: ports.Objects[objects.ConfigMap],
+        config_map: announced.Announced,
         *,
         cluster_id: str,
         driver: str,
     ) -> None:
         self._volumes = volumes
-        self._config_maps = config_maps
+        self._config_map = config_map
         self._cluster_id = cluster_id
         self._driver = driver
-        self._known: dict[str, str] = {}
-        self._said: dict[str, str] | None = None
-        self._said_at = 0.0
+        self._written_at = -math.inf
 
-    def doubt(self) -> None:
-        """Write again what was said, as after somebody else may have written."""
-        self._said = None
-
-    async def reconcile(self, key: tuple[str, str]) -> float | None:
-        """Write the facts into the ConfigMap of this namespace and name.
+    async def reconcile(self, _: tuple[str, str]) -> float | None:
+        """Have the ConfigMap say the facts; a number alone may wait.
 
         Raises:
             errors.PreconditionError: there is none; the manifests have it.
             errors.ApiError: it cannot be written.
         """
-        now = asyncio.get_running_loop().time()
+        known = self._config_map.read()
         wanted = teardown.count(self._homes())
-        rest = self._rest(wanted) + self._said_at - now
-        if rest > 0:
+        change = teardown.forge_change(known.data, wanted)
+        marked = known.metadata.labels.get(names.FACTS_LABEL) == names.HOMES_FACTS
+        if marked and not change:
+            return None
+        rest = self._written_at + COUNT_SECONDS - asyncio.get_running_loop().time()
+        if marked and rest > 0 and change.keys() <= known.data.keys() & wanted.keys():
             return rest
-        await self._write(key, wanted)
-        if teardown.untrue(self._known, wanted):  # from before this process
-            await self._write(key, wanted)
-        self._said, self._said_at = wanted, now
-        return AGAIN_SECONDS
-
-    def _rest(self, wanted: dict[str, str]) -> float:
-        """Return how long after the last write there need be none."""
-        if self._said is None:
-            return -math.inf
-        if wanted == self._said:
-            return AGAIN_SECONDS
-        return COUNT_SECONDS if wanted.keys() == self._said.keys() else -math.inf
-
-    async def _write(self, key: tuple[str, str], wanted: dict[str, str]) -> None:
-        namespace, name = key
-        patch = {
-            "metadata": {"labels": {names.FACTS_LABEL: names.HOMES_FACTS}},
-            "data": teardown.forge_change(self._known, wanted),
-        }
-        try:
-            self._known = (await self._config_maps.patch(namespace, name, patch)).data
-        except errors.ApiNotFoundError as error:
-            raise errors.PreconditionError(
-                f"{error}: apply the manifests again; without it a peering may be taken apart "
-                "while volumes live there"
-            ) from error
+        labels = {names.FACTS_LABEL: names.HOMES_FACTS}
+        await self._config_map.write({"metadata": {"labels": labels}, "data": change})
+        self._written_at = asyncio.get_running_loop().time()
+        return None
 
     def _homes(self) -> Iterable[teardown.Home]:
         return filter(None, map(self.home_of, self._volumes.all()))

@@ -201,7 +201,7 @@ async def test_who_opens_the_fence_of_the_namespace_may_delete_it(driver: fabric
 async def test_without_the_config_map_the_namespace_stays(driver: fabric.Fabric) -> None:
     """It comes back with the manifests, empty, and the driver says what is so."""
     await said(driver, "no")
-    await driver.controller.end()  # it says again what is so once a minute
+    await driver.controller.end()  # it says what is so as soon as there is one again
     try:
         await delete(driver, f"{CONFIG_MAPS}/csi-liqo-fence")
         await answered(driver, "no params found", dry=True)
@@ -210,6 +210,15 @@ async def test_without_the_config_map_the_namespace_stays(driver: fabric.Fabric)
     await answered(driver, "has not said yet", dry=True)
 
     await driver.controller.start()
+    await said(driver, "no")
+
+
+@pytest.mark.parametrize("wrong", ["yes", "", None])
+async def test_what_somebody_else_tells_the_fence_is_undone(
+    driver: fabric.Fabric, wrong: str | None
+) -> None:
+    await said(driver, "no")
+    await driver.consumer.merge(f"{CONFIG_MAPS}/csi-liqo-fence", {"data": {"twins": wrong}})
     await said(driver, "no")
 
 

@@ -1,7 +1,7 @@
 """What the controller tells the node plugins: the CSI drivers behind its classes.
 
 Covered: the ConfigMap follows classes, their default and CSIDrivers; each installation has
-its own; one that is missing is written once it is there.
+its own; one that is missing is written once it is there; what others write there is undone.
 """
 
 from __future__ import annotations
@@ -108,6 +108,13 @@ async def test_a_config_map_that_was_deleted_is_written_when_it_is_back(
         await consumer.create(CONFIG_MAPS, config_map | {"metadata": metadata, "data": {}})
         await told(consumer, "a.example.com")
     await told(consumer)
+
+
+async def test_names_that_somebody_else_writes_are_undone(driver: fabric.Fabric) -> None:
+    await told(driver.consumer)
+    wrong = {"data": {"drivers.json": '["other.example.com"]'}}
+    await driver.consumer.merge(f"{CONFIG_MAPS}/{NAME}", wrong)
+    await told(driver.consumer)
 
 
 async def test_an_installation_that_attaches_has_its_own(

@@ -90,6 +90,23 @@ async def test_a_remote_cluster_is_not_deleted_while_volumes_have_their_home_the
         assert attempt(driver.rome, *delete) == ""
 
 
+async def test_counts_that_somebody_else_writes_are_undone(driver: fabric.Fabric) -> None:
+    others = await volumes_in_milan(driver)
+    await driver.claim_on("data", "milan")
+    _, volume = await driver.bound("data")
+    number = str(others + 1)
+    await until_counted(driver, "cluster.milan", number)
+
+    wrong = {"cluster.milan": None, f"namespace.{driver.namespace}": "7", "cluster.ghost": "1"}
+    await driver.consumer.merge(f"{FACTS}/{NAME}", {"data": wrong})
+
+    await until_counted(driver, "cluster.milan", number)
+    await until_counted(driver, f"namespace.{driver.namespace}", "1")
+    await until_counted(driver, "cluster.ghost", None)
+    await driver.drop("data")
+    await driver.volume_gone(volume["metadata"]["name"])
+
+
 async def test_a_retained_volume_stands_in_the_way_too(driver: fabric.Fabric) -> None:
     await driver.claim_on("data", "milan")
     _, volume = await driver.bound("data")
