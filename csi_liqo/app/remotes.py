@@ -57,9 +57,10 @@ class Remotes:
             labelling_reconciler.Labelling(consumer, everywhere, rules).reconcile,
         )
         self._noted = noted
+        self._ended_attempts = attempts_reconciler.EndedAttempts(noted, consumer.claims)
         self._ended = runner.Runner(
             "ended-attempts",
-            attempts_reconciler.EndedAttempts(noted, consumer.claims).reconcile,
+            self._ended_attempts.reconcile,
             workers=1,
             pause_seconds=attempts_reconciler.PAUSE_SECONDS,
         )
@@ -126,6 +127,8 @@ class Remotes:
         if before is not None and (after is None or after.spec.volume_name):
             attempt = self._noted.of(before.uid)
             if attempt is not None:
+                if after is None:
+                    self._ended_attempts.gone(before.uid)
                 self._count(attempt.cluster_id)
                 self._ended.add(attempts_reconciler.KEY)
         if after is not None and after.spec.volume_name:

@@ -20,6 +20,11 @@ class EndedAttempts:
     def __init__(self, noted: attempts.Attempts, claims: ports.Objects[objects.Claim]) -> None:
         self._noted = noted
         self._claims = claims
+        self._gone: set[str] = set()
+
+    def gone(self, claim_uid: str) -> None:
+        """Hear that a claim was seen to go away: its absence needs no second look."""
+        self._gone.add(claim_uid)
 
     async def reconcile(self, _: tuple[str, str]) -> float | None:
         """Take the notes away that nobody needs.
@@ -29,8 +34,9 @@ class EndedAttempts:
         """
         if not self._claims.synced:
             return PAUSE_SECONDS
-        found = self._noted.all().items()
-        await self._noted.end({uid for uid, one in found if await self._ended(uid, one)})
+        found = dict(self._noted.all())
+        self._gone.intersection_update(found)
+        await self._noted.end({uid for uid, one in found.items() if await self._ended(uid, one)})
         return None
 
     async def _ended(self, uid: str, attempt: model.Attempt) -> bool:
@@ -39,6 +45,8 @@ class EndedAttempts:
         Its own volume says from then on where it is. A note may be of a claim that another
         replica sees before this one, so that absence from the cache is looked into.
         """
+        if uid in self._gone:
+            return True
         where = attempt.namespace, attempt.name
         claim = self._claims.get(*where)
         if claim is None or claim.uid != uid:
