@@ -6,9 +6,16 @@ already is not written again.
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
 from csi_liqo.model import errors, objects
 from csi_liqo.reconcilers import seen
 from csi_liqo.service import ports
+
+UNSEEN_SECONDS: Final = 5.0
+"""Between two looks while the cache may be out of date."""
 
 
 class Announced:
@@ -25,7 +32,9 @@ class Announced:
         )
 
     def read(self) -> objects.ConfigMap:
-        """Return what is cached of it.
+        """Return what is cached of it, without data while that may be out of date.
+
+        It is written again then: what nobody sees must not be believed to be said.
 
         Raises:
             errors.PreconditionError: there is none; the manifests have it.
@@ -33,7 +42,12 @@ class Announced:
         found = self._config_maps.get(*self._place)
         if found is None:
             raise errors.PreconditionError(self._absent)
-        return found
+        return found if self._config_maps.synced else msgspec.structs.replace(found, data={})
+
+    @property
+    def again_seconds(self) -> float | None:
+        """How soon to look again though nothing changed; None when the cache will tell."""
+        return None if self._config_maps.synced else UNSEEN_SECONDS
 
     async def write(self, patch: ports.Patch) -> None:
         """Patch it, and give the cache a moment to have that.

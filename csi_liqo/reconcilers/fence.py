@@ -17,8 +17,6 @@ logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 0.3
 """Between two looks: two installations that see a twin at different times write by turns."""
-UNSEEN_SECONDS: Final = 5.0
-"""How soon to look again where absence is no proof."""
 
 
 class Fence:
@@ -43,9 +41,9 @@ class Fence:
         """
         twins = any(claim.namespace == self._twins_namespace for claim in self._claims.all())
         if not twins and not self._claims.synced:
-            return UNSEEN_SECONDS
+            return announced.UNSEEN_SECONDS
         wanted = "yes" if twins else "no"
         if self._config_map.read().data.get(names.FENCE_KEY) != wanted:
             await self._config_map.write({"data": {names.FENCE_KEY: wanted}})
             logger.info("namespace %s holds twins: %s", self._twins_namespace, wanted)
-        return None
+        return self._config_map.again_seconds

@@ -46,4 +46,4 @@ class RealDrivers:
         if self._config_map.read().data.get(names.REAL_DRIVERS_KEY) != text:
             await self._config_map.write({"data": {names.REAL_DRIVERS_KEY: text}})
             logger.info("CSI drivers behind the classes of %s: %s", self._driver, text)
-        return None
+        return self._config_map.again_seconds

@@ -53,14 +53,14 @@ class TeardownFacts:
         change = teardown.forge_change(known.data, wanted)
         marked = known.metadata.labels.get(names.FACTS_LABEL) == names.HOMES_FACTS
         if marked and not change:
-            return None
+            return self._config_map.again_seconds
         rest = self._written_at + COUNT_SECONDS - asyncio.get_running_loop().time()
         if marked and rest > 0 and change.keys() <= known.data.keys() & wanted.keys():
             return rest
         labels = {names.FACTS_LABEL: names.HOMES_FACTS}
         await self._config_map.write({"metadata": {"labels": labels}, "data": change})
         self._written_at = asyncio.get_running_loop().time()
-        return None
+        return self._config_map.again_seconds
 
     def _homes(self) -> Iterable[teardown.Home]:
         return filter(None, map(self.home_of, self._volumes.all()))
