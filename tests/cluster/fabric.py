@@ -515,19 +515,20 @@ async def running(
 
 
 async def leave_nothing(left: Fabric) -> None:
-    """Take away what a test left in the consumer: the next one's driver would care for it.
+    """Take away which volumes a test left in the provider: the next one's driver would care.
 
     A namespace of the provider with a volume in it, that another user was granted, keeps
-    every later look at the provider from being whole.
+    every later look at the provider from being whole. Volumes of the consumer itself end in
+    their own way, with their twins.
     """
     rome = left.consumer
-    for claim in (await rome.get(left.claims))["items"]:
-        await _take_away(rome, f"{left.claims}/{claim['metadata']['name']}", claim)
     for volume in (await rome.get(VOLUMES))["items"]:
         claim = volume["spec"].get("claimRef", {})
-        attributes = volume["spec"].get("csi", {}).get("volumeAttributes", {})
-        twin = attributes.get("twin", "")
-        if left.namespace == claim.get("namespace") or twin.startswith(f"{left.remote_namespace}/"):
+        twin = volume["spec"].get("csi", {}).get("volumeAttributes", {}).get("twin", "")
+        remote = twin and not twin.startswith(f"{TWINS}/")
+        if remote and (
+            claim.get("namespace") == left.namespace or twin.startswith(f"{left.remote_namespace}/")
+        ):
             await _take_away(rome, f"{VOLUMES}/{volume['metadata']['name']}", volume)
     notes = (await rome.find(ATTEMPTS) or {}).get("data") or {}
     ended = [uid for uid, text in notes.items() if text.split("/")[1] == left.namespace]
